@@ -1,0 +1,363 @@
+"""The audit record's body and its canonical bytes (profile J1): the only encoder whose output is hashed. Pure.
+
+Every key is always there, unknown is null, so absence is never ambiguous. JSON paths, as ``audit.entry`` (the view that
+readers select from) and every later tool find them, with the GraphQL field in brackets:
+``id at kind action field cause truncated``; ``actor.sub`` [actorId] ``.type`` [actor.kind]; ``onBehalf.sub``,
+``onBehalf.breakGlass``; ``operation.name .document .arguments`` [argsDigest]; ``object.type .id .version.before
+.version.after`` [targetVersion: after, else before] ``.city .subject`` [subjectTag]; ``objects.ids .count .filter``;
+``decision.verdict .code .obligations``; ``policy.base .version .row``; ``reason.code .ticket``; ``approval.request
+.step``; ``request.id .trace``; ``before after changed`` [diff]; ``fields.read .masked .pii`` (path -> class);
+``result.count .outcome``; ``priv`` (path -> sealed value, ``audit.sealing``; free text of the reason is ``reason.text``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+
+VERSION: Final = 1
+LIMIT_BYTES: Final = 32_768  # tiles carry 65,535 (uint16 lengths); half leaves room for a later version
+MAX_INTEGER: Final = 2**53 - 1
+MAX_IDS: Final = 100
+KINDS: Final = frozenset(
+    {"mutation", "read", "denied", "auth", "system", "subscription", "export", "key", "erase", "heartbeat"}
+)
+VERDICTS: Final = frozenset({"ALLOWED", "DENIED", "FAILED"})
+PERSON_TYPES: Final = frozenset({"Subject"})  # their ids stand in the body only as tags
+_DETAIL: Final = (
+    ("fields", "pii"),
+    ("fields", "masked"),
+    ("fields", "read"),
+    ("objects", "ids"),
+    ("object", "parents"),
+    ("approval", "votes"),
+)
+
+# Keys of each part, all present in every record.
+PARTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "actor": ("sub", "type", "roles", "session", "authTime", "mfa", "client"),
+    "onBehalf": ("sub", "grant", "until", "breakGlass"),
+    "operation": ("name", "document", "arguments"),
+    "object": ("type", "id", "version", "city", "subject", "parents"),
+    "objects": ("ids", "count", "digest", "filter"),
+    "policy": ("base", "version", "row", "approval"),
+    "reason": ("code", "ticket"),
+    "approval": ("request", "hash", "votes", "step"),
+    "request": ("id", "trace", "span", "ipTag", "ua", "region"),
+    "fields": ("read", "masked", "pii"),
+    "result": ("code", "count", "bytes", "outcome"),
+}
+# Index columns of audit.record: name -> path in the body. The verifier has its own copy and compares.
+COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
+    "w": ("w",),
+    "wn": ("wn",),
+    "kind": ("kind",),
+    "actor": ("actor", "sub"),
+    "action": ("action",),
+    "obj_type": ("object", "type"),
+    "obj_id": ("object", "id"),
+    "subject": ("object", "subject"),
+    "city": ("object", "city"),
+    "decision": ("decision", "verdict"),
+    "code": ("decision", "code"),
+    "policy": ("policy", "row"),
+    "approval": ("approval", "request"),
+    "request": ("request", "id"),
+}
+_NOT_NULL: Final = ("w", "wn", "kind", "actor", "action", "decision", "request")
+
+SYSTEM_ACTOR: Final[Mapping[str, Any]] = {"sub": "system", "type": "system"}
+
+
+class NotCanonicalError(ValueError):
+    """The value or bytes are outside profile J1 (audit-design section 4)."""
+
+
+# ---------- canonical bytes ----------
+def _check(value: object, depth: int) -> None:
+    if value is None or value is True or value is False:
+        return
+    kind = type(value)
+    if kind is str:
+        if "\x00" in value:  # type: ignore[operator]  # kind says str
+            raise NotCanonicalError("U+0000 in a string")  # PostgreSQL's jsonb cannot hold it
+        return
+    if kind is int:
+        if not -MAX_INTEGER <= value <= MAX_INTEGER:  # type: ignore[operator]  # kind says int
+            raise NotCanonicalError("an integer beyond 2^53-1")
+        return
+    if depth == 0:
+        raise NotCanonicalError("nested too deep")
+    if kind is dict:
+        for key, item in value.items():  # type: ignore[attr-defined]  # kind says dict
+            if type(key) is not str or not key.isascii() or "\x00" in key:
+                raise NotCanonicalError("a key that is not ASCII")
+            _check(item, depth - 1)
+        return
+    if kind is list:
+        for item in value:  # type: ignore[attr-defined]  # kind says list
+            _check(item, depth - 1)
+        return
+    raise NotCanonicalError(f"a {kind.__name__}")
+
+
+def canonical(value: Any) -> bytes:
+    """The J1 bytes of a value: RFC 8785 output and orjson's sorted-key output at once. Raises ``NotCanonicalError`` outside."""
+    _check(value, 16)
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError as error:  # lone surrogates
+        raise NotCanonicalError(str(error)) from error
+
+
+def parse(data: bytes) -> Any:
+    """The value of J1 bytes; raises ``NotCanonicalError`` when they are not what ``canonical`` would have written."""
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise NotCanonicalError("not JSON") from error
+    if canonical(value) != data:
+        raise NotCanonicalError("not the canonical form")
+    return value
+
+
+def leaf(data: bytes) -> bytes:
+    """RFC 6962 leaf hash: the record's identity, known before it has a place."""
+    return hashlib.sha256(b"\x00" + data).digest()
+
+
+def chain_start(origin: str) -> bytes:
+    """The chain value before the first record."""
+    return hashlib.sha256(b"countersign/chain/v1\n" + origin.encode()).digest()
+
+
+def chain_next(previous: bytes, leaf_hash: bytes) -> bytes:
+    """The running chain after one more leaf."""
+    return hashlib.sha256(b"\x02" + previous + leaf_hash).digest()
+
+
+# ---------- values ----------
+def timestamp(at: datetime) -> str:
+    """UTC with microseconds and Z."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def plain(value: Any) -> Any:
+    """Bring a row or input into J1: times, decimals and floats become text, sets are sorted, unpaired surrogates and NUL are replaced."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        text = str.__str__(value)
+        if not text.isascii():
+            text = text.encode("utf-8", "replace").decode()
+        return text.replace("\x00", "\ufffd")
+    if isinstance(value, int):
+        return int(value) if -MAX_INTEGER <= value <= MAX_INTEGER else str(value)
+    if isinstance(value, float | Decimal):
+        return repr(value) if isinstance(value, float) else str(value)
+    if isinstance(value, datetime):
+        return timestamp(value)
+    if isinstance(value, date | UUID):
+        return str(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).hex()
+    if isinstance(value, Mapping):
+        return {_key(key): plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(plain(item) for item in value)
+    if isinstance(value, Iterable):
+        return [plain(item) for item in value]
+    raise NotCanonicalError(f"a {type(value).__name__}")
+
+
+def _key(key: object) -> str:
+    return str(key).encode("ascii", "backslashreplace").decode().replace("\x00", "\\x00")
+
+
+def ids_digest(ids: Iterable[str]) -> str:
+    """Digest of a set of ids, whatever their order."""
+    return "sha256:" + hashlib.sha256("\n".join(sorted(ids)).encode("utf-8", "replace")).hexdigest()
+
+
+def arguments_digest(value: Any) -> str:
+    """Digest of canonical arguments. Callers take personal data out first: a bare hash of a small domain is reversible."""
+    return "sha256:" + hashlib.sha256(canonical(plain(value))).hexdigest()
+
+
+# ---------- the record ----------
+def _part(name: str, given: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if given is None:
+        return None
+    unknown = given.keys() - set(PARTS[name])
+    if unknown:
+        raise ValueError(f"{name} has no {sorted(unknown)}")
+    return {key: plain(given.get(key)) for key in PARTS[name]}
+
+
+def staff_actor(
+    sub: str,
+    roles: Sequence[str],
+    *,
+    session: str | None = None,
+    auth_time: datetime | None = None,
+    mfa: bool | None = None,
+    client: str | None = None,
+) -> dict[str, Any]:
+    """The acting staff member; ``session`` is a hash of the token, never the token."""
+    return {
+        "sub": sub,
+        "type": "staff",
+        "roles": list(roles),
+        "session": session,
+        "authTime": auth_time,
+        "mfa": mfa,
+        "client": client,
+    }
+
+
+def service_actor(sub: str) -> dict[str, Any]:
+    """A service that calls with its own identity (an API key, the outbox)."""
+    return {"sub": sub, "type": "service"}
+
+
+def listed(ids: Sequence[str], *, count: int | None = None, filter_digest: str | None = None) -> dict[str, Any]:
+    """The objects of a list: ids up to 100, the count (of all that were returned) and the digest of the ids given."""
+    return {
+        "ids": list(ids[:MAX_IDS]),
+        "count": len(ids) if count is None else count,
+        "digest": ids_digest(ids),
+        "filter": filter_digest,
+    }
+
+
+def new_record(
+    *,
+    id: str,  # noqa: A002  (the body's own key)
+    at: datetime,
+    kind: str,
+    action: str,
+    field: str,
+    actor: Mapping[str, Any],
+    request: Mapping[str, Any],
+    verdict: str = "ALLOWED",
+    code: str | None = None,
+    obligations: Sequence[str] = (),
+    operation: Mapping[str, Any] | None = None,
+    object: Mapping[str, Any] | None = None,  # noqa: A002  (the body's own key)
+    objects: Mapping[str, Any] | None = None,
+    on_behalf: Mapping[str, Any] | None = None,
+    policy: Mapping[str, Any] | None = None,
+    reason: Mapping[str, Any] | None = None,
+    approval: Mapping[str, Any] | None = None,
+    idem: str | None = None,
+    cause: str | None = None,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+    changed: Sequence[str] = (),
+    fields: Mapping[str, Any] | None = None,
+    result: Mapping[str, Any] | None = None,
+    subject_id: str | None = None,
+    priv: Mapping[str, str | None] | None = None,
+    tenant: str = "main",
+) -> dict[str, Any]:
+    """Build a record for ``audit.writer``; ``id`` is a UUIDv7, ``at`` the app's time.
+
+    Parts are dictionaries with the keys of ``PARTS`` (missing ones become null, others are refused). ``before``/``after``
+    are whole objects: only their salted digests are recorded. ``subject_id`` is the real id of the marketplace subject
+    concerned: it is recorded as a tag, and ``priv`` (path -> clear text) is sealed under that subject's key. For a
+    ``Subject`` give the real id in ``object.id`` too: the writer puts the tag in its place.
+    """
+    if kind not in KINDS or verdict not in VERDICTS:
+        raise ValueError(f"no such kind or verdict: {kind}, {verdict}")
+    UUID(id)
+    target = _part("object", object)
+    if target is not None:
+        version = (
+            target["version"] if isinstance(target["version"], dict) else {"before": target["version"], "after": None}
+        )
+        target["version"] = {"before": version.get("before"), "after": version.get("after")}
+        target["parents"] = target["parents"] or []
+        if subject_id is None and target["type"] in PERSON_TYPES:
+            subject_id = target["id"]
+    shown = _part("fields", fields or {}) or {}
+    shown = {"read": shown["read"] or [], "masked": shown["masked"] or [], "pii": shown["pii"] or {}}
+    return {
+        "v": VERSION,
+        "id": id,
+        "at": timestamp(at),
+        "tenant": tenant,
+        "kind": kind,
+        "actor": {**(_part("actor", actor) or {}), "roles": plain(actor.get("roles") or [])},
+        "onBehalf": _part("onBehalf", on_behalf),
+        "action": plain(action),
+        "field": plain(field),
+        "operation": _part("operation", operation or {}),
+        "object": target,
+        "objects": _part("objects", objects),
+        "decision": {"verdict": verdict, "code": code, "obligations": list(obligations)},
+        "policy": _part("policy", policy or {}),
+        "reason": _part("reason", reason),
+        "approval": _part("approval", approval),
+        "idem": idem,
+        "cause": cause,
+        "request": _part("request", request),
+        "changed": list(changed),
+        "fields": shown,
+        "result": _part("result", result or {}),
+        "truncated": False,
+        "_subject": subject_id,
+        "_priv": {path: plain(text) for path, text in (priv or {}).items() if text is not None},
+        "_before": None if before is None else plain(before),
+        "_after": None if after is None else plain(after),
+    }
+
+
+def fit(body: dict[str, Any]) -> bytes:
+    """Canonical bytes within the limit; too long detail is replaced by its digest and ``truncated`` says so."""
+    data = canonical(body)
+    for part, name in _DETAIL:
+        if len(data) <= LIMIT_BYTES:
+            break
+        holder = body.get(part)
+        detail = holder.get(name) if holder else None
+        if not holder or not detail:
+            continue
+        digest = "sha256:" + hashlib.sha256(canonical(detail)).hexdigest()
+        holder[name] = {"digest": digest} if isinstance(detail, dict) else [digest]
+        body["truncated"] = True
+        data = canonical(body)
+    if len(data) > LIMIT_BYTES:
+        raise NotCanonicalError(f"a record of {len(data)} bytes")
+    return data
+
+
+def columns(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The index columns of a body. Raises ``NotCanonicalError`` when it is not a version 1 record."""
+    found: dict[str, Any] = {}
+    for name, path in COLUMNS.items():
+        value: Any = body
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        expected = int if name == "wn" else str
+        if (value is None and name in _NOT_NULL) or (value is not None and type(value) is not expected):
+            raise NotCanonicalError(f"no record: {'.'.join(path)}")
+        found[name] = value
+    if body.get("v") != VERSION or body.get("kind") not in KINDS:
+        raise NotCanonicalError("no version 1 record")
+    return found
+
+
+def numbers(body: Mapping[str, Any]) -> tuple[int, list[int], int]:
+    """A record's own number, those it declares void, and the bound below which its writer has settled all of them."""
+    number, voided, settled = body.get("wn"), body.get("voided"), body.get("settled")
+    if type(number) is not int or type(settled) is not int or type(voided) is not list:
+        raise NotCanonicalError("no counters")
+    if number < 1 or any(type(one) is not int for one in voided):
+        raise NotCanonicalError("no counters")
+    return number, voided, settled
