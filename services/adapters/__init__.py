@@ -1,0 +1,1 @@
+"""One module per port: its embedded default, kept in the same Postgres."""

@@ -1,0 +1,1 @@
+"""Approval requests: stored, bound commands that wait for votes."""

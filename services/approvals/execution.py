@@ -1,0 +1,115 @@
+"""From votes to the deed: votes judged anew, quorum, execution exactly once, and what becomes of the request.
+
+All in the transaction of whoever brought the last vote (or retried), with the request's row locked. The execution row's
+primary key is what makes it happen once, whatever else should fail.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+import asyncpg
+
+from authz import dual_control
+from authz.dual_control import Vote
+from db.unit_of_work import Row
+from schema.errors import ConsoleError
+from services.approvals import request as requests
+from services.command import Act
+
+logger: Final = logging.getLogger(__name__)
+
+VOTES: Final = "SELECT * FROM approval_vote WHERE request_id = $1 AND withdrawn_at IS NULL ORDER BY at, id"
+_JUDGED = "UPDATE approval_vote SET counts = $2, voided_because = $3 WHERE id = $1"
+_EXECUTION = "INSERT INTO approval_execution (request_id, at) VALUES ($1, $2)"
+POLICY_CHANGED: Final = "POLICY_CHANGED"
+
+
+async def judge_votes(act: Act[Any], request: Row) -> list[tuple[Row, Vote]]:
+    """Re-judge every standing vote by the store as it is now; the approvals that count, by the grant they rest on now.
+
+    A voter who lost the right keeps his vote with ``counts`` false; who got it back counts again.
+    """
+    bound, counting = requests.bound(request), []
+    for row in await act.uow.fetch(VOTES, request["id"]):
+        ballot = act.snapshot.ballot(row["voter_id"], bound, act.uow.now)
+        if (ballot.code is None) != row["counts"] or ballot.code != row["voided_because"]:
+            await act.uow.execute(_JUDGED, row["id"], ballot.code is None, ballot.code)
+        if ballot.code is None and row["vote"] == "APPROVE":
+            counting.append((row, ballot.vote(row["voter_id"])))
+    return counting
+
+
+async def settle(act: Act[Any], request: Row) -> Row:
+    """Execute when the votes that count reach the quorum; otherwise leave (or put back to) PENDING.
+
+    A rule that refuses ends the request as INVALIDATED. Something that broke leaves it APPROVED with execution FAILED,
+    for ``retryApproval`` within the execute-by clock.
+    """
+    judged = await judge_votes(act, request)
+    counting = [row for row, _ in judged]
+    if not dual_control.fill(requests.bound(request).requirement, [vote for _, vote in judged]).reached:
+        return await _short_of_quorum(act, request)
+    if requests.policy_changed(request, act.snapshot.policy.digest):
+        await act.stored.refused(act, request, counting, POLICY_CHANGED)
+        return await requests.close(act, request, "invalidate", because=POLICY_CHANGED)
+    if request["state"] == "PENDING":
+        state = dual_control.next_state(request["state"], "quorum", request["execution"])
+        due = dual_control.execute_by(act.uow.now, request["execute_within_seconds"])
+        request = await requests.save(
+            act, request, "approved", "Approved.", state=state, execute_by=due, closed_at=act.uow.now
+        )
+    return await _execute(act, request, counting)
+
+
+async def _short_of_quorum(act: Act[Any], request: Row) -> Row:
+    if request["state"] == "PENDING":
+        return request
+    return await requests.save(
+        act,
+        request,
+        "quorum_broken",
+        "A vote no longer counts; more are needed.",
+        state=dual_control.next_state(request["state"], "breakQuorum", request["execution"]),
+        execution=dual_control.next_execution(request["execution"], "reset"),
+        execution_error=None,
+        execute_by=None,
+        closed_at=None,
+    )
+
+
+async def _execute(act: Act[Any], request: Row, counting: list[Row]) -> Row:
+    try:
+        async with act.uow.savepoint():
+            await act.uow.execute(_EXECUTION, request["id"], act.uow.now)
+            await act.stored.execute(act, request, counting)
+    except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
+        raise  # certain aborts: the whole vote is repeated
+    except ConsoleError as error:
+        if error.retryable:
+            return await _failed(act, request, counting, error.code)
+        await act.stored.refused(act, request, counting, error.code)
+        return await requests.close(act, request, "invalidate", because=error.code)
+    except Exception:
+        if act.uow.conn.is_closed():
+            raise  # nothing can be noted; the vote did not happen either
+        logger.exception("execution of approval request %s failed", request["id"])
+        return await _failed(act, request, counting, "INTERNAL")
+    return await requests.save(
+        act,
+        request,
+        "executed",
+        "Executed.",
+        execution=dual_control.next_execution(request["execution"], "execute"),
+        execution_error=None,
+        executed_at=act.uow.now,
+    )
+
+
+async def _failed(act: Act[Any], request: Row, counting: list[Row], code: str) -> Row:
+    await act.stored.refused(act, request, counting, code)
+    execution = dual_control.next_execution(request["execution"], "fail")
+    return await requests.save(
+        act, request, "execution_failed", "The execution failed.", execution=execution, execution_error=code
+    )

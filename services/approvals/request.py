@@ -1,0 +1,211 @@
+"""Approval requests as rows: opened by the pipeline, judged, closed and told of, whatever command they store.
+
+Every function that changes one expects its row lock; version + 1, a timeline entry and an ApprovalEvent each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from authz import dual_control
+from authz.caller import Grant
+from authz.dual_control import Bound, Requirement
+from authz.scope import UNSCOPED
+from db.unit_of_work import Row
+from schema.errors import ConsoleError
+from services.command import Act, Facts, Target
+from services.telling import document, publish_approval, raise_alert, tell
+
+_INSERT = """
+INSERT INTO approval_request (id, action, command, target_type, target_id, target_version, entity_id, city_id,
+  content_category, summary, payload, payload_hash, diff, facts, policy_id, policy_version, seats, approvals_needed,
+  requester_id, requester_role, requester_tier, subject_staff_id, amount_minor, window_sum_minor, currency,
+  reason_code, reason_note, reason_ticket, execute_within_seconds, created_at, approve_by)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::jsonb, $14::jsonb, $15, $16, $17::jsonb, $18,
+  $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31)
+RETURNING *
+"""
+_LOCK = "SELECT * FROM approval_request WHERE id = $1 FOR UPDATE"
+# Enough of the policy file's digest to tell its versions apart, short enough to read.
+_DIGEST_CHARACTERS: Final = 12
+_NOT_BOUND: Final = frozenset({"idempotencyKey", "leaseToken"})  # the one names an attempt, the other is a secret
+
+
+def bound_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments as JSON values, without what is not part of the deed."""
+    found: dict[str, Any] = orjson.loads(orjson.dumps(arguments))
+    for level in (found, found.get("input")):
+        if isinstance(level, dict):
+            for name in _NOT_BOUND:
+                level.pop(name, None)
+    return found
+
+
+def policy_id(requirement: Requirement, digest: str) -> str:
+    """Which policies of which version of the file ask for the approval: ``POLICY_CHANGED`` is a comparison of it."""
+    return f"{requirement.policy_id}@{digest[:_DIGEST_CHARACTERS]}"
+
+
+def policy_changed(request: Row, digest: str) -> bool:
+    """Whether the policy file is another than when the request was made."""
+    return bool(request["policy_id"].rpartition("@")[2] != digest[:_DIGEST_CHARACTERS])
+
+
+def bound(request: Row) -> Bound:
+    """What votes on this request are judged by."""
+    facts = {
+        name: frozenset(value) if isinstance(value, list) else value
+        for name, value in document(request["facts"]).items()
+    }
+    concerned = request["subject_staff_id"]
+    return Bound(
+        key=request["action"],
+        requester_id=request["requester_id"],
+        facts=facts,
+        requirement=Requirement.from_json(document(request["seats"])),
+        city_id=request["city_id"],
+        content_category=UNSCOPED if request["content_category"] is None else request["content_category"],
+        concerned_ids=frozenset() if concerned is None else frozenset({concerned}),
+    )
+
+
+def check_pool(act: Act[Any], target: Target, requirement: Requirement, facts: Facts) -> tuple[str, ...]:
+    """Ids of everybody who may vote; ``NO_ELIGIBLE_APPROVERS`` at once when they could not fill the seats."""
+    concerned = target.concerned_id
+    wanted = Bound(
+        key=requirement.key,
+        requester_id=act.caller.id,
+        facts=facts,
+        requirement=requirement,
+        city_id=target.city_id,
+        content_category=UNSCOPED if target.content_category is None else target.content_category,
+        concerned_ids=frozenset() if concerned is None else frozenset({concerned}),
+    )
+    pool = act.snapshot.approvers(wanted, act.uow.now)
+    if not dual_control.enough(requirement, pool):
+        raise ConsoleError("NO_ELIGIBLE_APPROVERS", approvalsNeeded=requirement.approvals)
+    return tuple(vote.voter_id for vote in pool)
+
+
+async def open_request(
+    act: Act[Any],
+    request_id: str,
+    *,
+    command: str,
+    arguments: Mapping[str, Any],
+    target: Target,
+    target_version: int | None,
+    entity_id: str | None,
+    requirement: Requirement,
+    grant: Grant,
+    facts: Facts,
+    summary: str,
+    diff: Mapping[str, Any],
+    approvers: tuple[str, ...],
+) -> Row:
+    """Store a command until enough people agree, and alert those who may.
+
+    Bound by hash to action, arguments, target and its version, requester, policy. ``facts`` are kept as they stand now.
+    """
+    policy = policy_id(requirement, act.snapshot.policy.digest)
+    payload, payload_hash = dual_control.payload(
+        action=requirement.key,
+        arguments=bound_arguments(arguments),
+        target_id=target.id,
+        target_version=target_version,
+        requester_id=act.caller.id,
+        policy_id=policy,
+        policy_version=act.snapshot.version,
+    )
+    stored = {name: sorted(value) if isinstance(value, frozenset) else value for name, value in facts.items()}
+    row = await act.uow.fetchone(
+        _INSERT,
+        request_id,
+        requirement.key,
+        command,
+        target.type,
+        target.id,
+        target_version,
+        entity_id,
+        target.city_id,
+        target.content_category,
+        summary,
+        payload,
+        payload_hash,
+        orjson.dumps(diff).decode(),
+        orjson.dumps(stored).decode(),
+        policy,
+        act.snapshot.version,
+        orjson.dumps(requirement.to_json()).decode(),
+        requirement.approvals,
+        act.caller.id,
+        grant.role,
+        grant.tier,
+        target.concerned_id,
+        facts.get("amountMinor"),
+        facts.get("sum24hMinor"),
+        target.currency,
+        act.why.code,
+        act.why.note,
+        act.why.ticket_ref,
+        requirement.execute_within_seconds,
+        act.uow.now,
+        dual_control.approve_by(act.uow.now, requirement),
+    )
+    await tell(act, ("ApprovalRequest", request_id), target.city_id, "requested", "Asked for a second person.")
+    publish_approval(act.uow, row)
+    await raise_alert(
+        act.uow,
+        "APPROVAL_WAITING",
+        3,
+        city_id=target.city_id,
+        target=("ApprovalRequest", request_id),
+        summary=summary,
+        recipients=approvers,
+    )
+    return row
+
+
+async def lock(act: Act[Any], request_id: str) -> Row:
+    """The request under its row lock; the first lock after the idempotency key, before anything it is about."""
+    row = await act.uow.fetchrow(_LOCK, request_id)
+    if row is None:
+        raise ConsoleError("NOT_FOUND")
+    return row
+
+
+async def save(act: Act[Any], request: Row, kind: str, summary: str, **changes: Any) -> Row:
+    """Write ``changes`` and tell it; ``kind`` is the timeline entry's."""
+    columns = ["version = version + 1", *(f"{name} = ${at}" for at, name in enumerate(changes, start=2))]
+    sql = f"UPDATE approval_request SET {', '.join(columns)} WHERE id = $1 RETURNING *"  # noqa: S608 (names are ours)
+    row = await act.uow.fetchrow(sql, request["id"], *changes.values())
+    if row is None:
+        raise ConsoleError("NOT_FOUND")
+    await tell(act, ("ApprovalRequest", row["id"]), row["city_id"], kind, summary)
+    publish_approval(act.uow, row)
+    return row
+
+
+_TOLD: Final[Mapping[str, tuple[str, str]]] = {
+    "reject": ("rejected", "Rejected."),
+    "cancel": ("canceled", "Canceled."),
+    "expire": ("expired", "Nobody decided in time."),
+    "invalidate": ("invalidated", "What was to be approved has changed."),
+}
+
+
+async def close(act: Act[Any], request: Row, event: str, *, because: str | None = None) -> Row:
+    """End a request without execution and undo what it held."""
+    state = dual_control.next_state(request["state"], event, request["execution"])
+    row = await save(act, request, *_TOLD[event], state=state, closed_at=act.uow.now, invalidated_because=because)
+    await act.stored.abandon(act, row, state)
+    return row
+
+
+async def close_for_entity(act: Act[Any], request: Row) -> Row:
+    """End a request whose entity is being canceled by its own command, which undoes the rest itself."""
+    state = dual_control.next_state(request["state"], "cancel", request["execution"])
+    return await save(act, request, *_TOLD["cancel"], state=state, closed_at=act.uow.now)

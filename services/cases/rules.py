@@ -1,0 +1,299 @@
+"""Rules of cases, reports and decisions: state tables, priority, strikes, service levels, statements of reasons.
+
+Pure: no clock, no row access. A state table maps (state, event) to the next state; a pair it lacks cannot happen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Any, Final
+
+from schema.errors import ConsoleError, InvalidTransitionError
+
+Table = Mapping[tuple[str, str], str]
+
+CASE_STATES: Final = ("OPEN", "CLAIMED", "PENDING_INFO", "PENDING_APPROVAL", "ESCALATED", "RESOLVED", "CLOSED")
+CASE: Final[Table] = MappingProxyType(
+    {
+        ("OPEN", "claim"): "CLAIMED",
+        ("OPEN", "escalate"): "ESCALATED",
+        ("OPEN", "merge"): "CLOSED",
+        ("CLAIMED", "release"): "OPEN",
+        ("CLAIMED", "skip"): "OPEN",
+        ("CLAIMED", "lease_expired"): "OPEN",
+        ("CLAIMED", "request_info"): "PENDING_INFO",
+        ("CLAIMED", "hold"): "PENDING_APPROVAL",
+        ("CLAIMED", "escalate"): "ESCALATED",
+        ("CLAIMED", "resolve"): "RESOLVED",
+        ("CLAIMED", "decide"): "RESOLVED",
+        ("CLAIMED", "merge"): "CLOSED",
+        ("PENDING_INFO", "reply"): "OPEN",
+        ("PENDING_INFO", "info_timeout"): "OPEN",
+        ("PENDING_INFO", "claim"): "CLAIMED",
+        ("PENDING_APPROVAL", "execute"): "RESOLVED",
+        ("PENDING_APPROVAL", "reject"): "OPEN",
+        ("PENDING_APPROVAL", "cancel"): "OPEN",
+        ("PENDING_APPROVAL", "expire"): "OPEN",
+        ("PENDING_APPROVAL", "invalidate"): "OPEN",
+        ("ESCALATED", "claim"): "CLAIMED",
+        ("ESCALATED", "release"): "OPEN",
+        ("RESOLVED", "reopen"): "OPEN",
+        ("RESOLVED", "close"): "CLOSED",
+    }
+)
+CLAIMABLE: Final = frozenset(state for state, event in CASE if event == "claim")
+
+REPORT_STATES: Final = ("RECEIVED", "ATTACHED", "ACTIONED", "DISMISSED", "INVALIDATED")
+REPORT: Final[Table] = MappingProxyType(
+    {
+        ("RECEIVED", "attach"): "ATTACHED",
+        ("ATTACHED", "action"): "ACTIONED",
+        ("ATTACHED", "dismiss"): "DISMISSED",
+        ("RECEIVED", "invalidate"): "INVALIDATED",
+        ("ATTACHED", "invalidate"): "INVALIDATED",
+        ("ACTIONED", "reopen"): "ATTACHED",
+        ("DISMISSED", "reopen"): "ATTACHED",
+    }
+)
+
+DECISION_STATES: Final = ("PROPOSED", "EFFECTIVE", "REVERSED", "SUPERSEDED", "EXPIRED", "REJECTED")
+DECISION: Final[Table] = MappingProxyType(
+    {
+        ("PROPOSED", "take_effect"): "EFFECTIVE",
+        ("PROPOSED", "reject"): "REJECTED",
+        ("EFFECTIVE", "reverse"): "REVERSED",
+        ("EFFECTIVE", "supersede"): "SUPERSEDED",
+        ("EFFECTIVE", "expire"): "EXPIRED",
+    }
+)
+
+# How a request that ended without execution returns what it held; a cell of CASE each.
+ENDINGS: Final[Mapping[str, str]] = MappingProxyType(
+    {"REJECTED": "reject", "CANCELED": "cancel", "EXPIRED": "expire", "INVALIDATED": "invalidate"}
+)
+
+
+def next_state(aggregate: str, state: str, event: str) -> str:
+    """The state after ``event`` on a ``case``, ``report`` or ``decision``; ``INVALID_TRANSITION`` when none is."""
+    found = {"case": CASE, "report": REPORT, "decision": DECISION}[aggregate].get((state, event))
+    if found is None:
+        raise InvalidTransitionError(aggregate, state, event.replace("_", " "))
+    return found
+
+
+# ---------- leases ----------
+LEASE_MINUTES: Final = 15
+LEASE_TOTAL: Final = timedelta(hours=8)
+LEASES_EACH: Final = 5
+SKIP_FOR: Final = timedelta(hours=4)
+REOPEN_WITHIN: Final = timedelta(days=30)
+
+
+def lease_until(now: datetime, started_at: datetime) -> datetime:
+    """When a lease taken or renewed now ends: 15 minutes, and never beyond eight hours in one go."""
+    return min(now + timedelta(minutes=LEASE_MINUTES), started_at + LEASE_TOTAL)
+
+
+def check_lease(case: Mapping[str, Any], holder_id: str, token: str | None, now: datetime) -> None:
+    """Refuse unless ``holder_id`` presents the running lease of a CLAIMED case.
+
+    A case that nobody ever held needs a claim first; whoever presents a token that no longer holds has lost it.
+    """
+    state = case["state"]
+    if state not in CLAIMABLE and state != "CLAIMED":
+        return  # the state table answers: nobody can hold a lease on it
+    if state == "CLAIMED" and token is None and case["assignee_id"] != holder_id and case["lease_expires_at"] > now:
+        raise ConsoleError("CASE_CLAIMED")
+    if token is None or (state != "CLAIMED" and case["last_claimed_at"] is None):
+        raise ConsoleError("LEASE_REQUIRED")
+    held = state == "CLAIMED" and case["assignee_id"] == holder_id and case["lease_token"] == token
+    if not held or case["lease_expires_at"] <= now:
+        raise ConsoleError("LEASE_LOST")
+
+
+# ---------- reports and priority ----------
+# Report categories are the grounds a decision can have; severity as in console-domain section 2 (Decision).
+SEVERITY: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "UNDERAGE_RISK": 4,
+        "NON_CONSENSUAL_IMAGERY": 4,
+        "VIOLENCE": 3,
+        "HATE": 3,
+        "SCAM_FRAUD": 3,
+        "ILLEGAL_GOODS": 3,
+        "HARASSMENT": 2,
+        "IMPERSONATION": 2,
+        "BAN_EVASION": 2,
+        "UNLABELED_ADULT": 2,
+        "OFF_PLATFORM_PAYMENT": 2,
+        "IP_INFRINGEMENT": 1,
+        "MISLEADING_LISTING": 1,
+        "SPAM": 1,
+        "OTHER": 1,
+    }
+)
+PROTECTED_BONUS: Final = 50
+DEFAULT_ACCURACY: Final = 0.5  # a reporter of whom nothing is known yet
+
+
+def weight(accuracy: float | None, *, muted: bool) -> float:
+    """How much one reporter counts: his accuracy within 0.1 and 1.0, nothing when muted."""
+    return 0.0 if muted else min(1.0, max(0.1, DEFAULT_ACCURACY if accuracy is None else accuracy))
+
+
+def priority(reports: Iterable[Mapping[str, Any]], *, protected: bool) -> int:
+    """``100*severity + 10*log2(1 + sum of weights of distinct reporters) + bonus`` (console-domain section 2, Report).
+
+    A reporter counts once, with the greatest weight; reports without one count each. Severity is the gravest report's;
+    a category from before this list counts as 1.
+    """
+    gravest, weights = 0, dict[str, float]()
+    for row in reports:
+        share = weight(row["reporter_accuracy"], muted=row["reporter_muted"])
+        who = row["reporter_id"] or row["id"]
+        weights[who] = max(weights.get(who, 0.0), share)
+        if share > 0:
+            gravest = max(gravest, SEVERITY.get(row["category"], 1))
+    bonus = PROTECTED_BONUS if protected else 0
+    return 100 * gravest + round(10 * math.log2(1 + sum(weights.values()))) + bonus
+
+
+# ---------- service levels ----------
+def due_at(start: datetime, policy: Mapping[str, Any]) -> tuple[datetime, datetime]:
+    """First response and resolution that the policy promises to work that begins at ``start``."""
+    first = timedelta(seconds=policy["first_response_seconds"])
+    return start + first, start + timedelta(seconds=policy["resolve_seconds"])
+
+
+def sla_state(case: Mapping[str, Any], at_risk_percent: int, now: datetime) -> str:
+    """NONE, MET, PAUSED, BREACHED, AT_RISK or ON_TRACK.
+
+    A pause moves the due time by what it lasted; a resolved case is MET or BREACHED for good.
+    """
+    due = case["resolve_due_at"]
+    if due is None:
+        return "NONE"
+    if case["sla_paused_at"] is not None:
+        return "PAUSED"
+    paused = timedelta(seconds=case["sla_paused_seconds"])
+    if case["resolved_at"] is not None:
+        return "MET" if case["resolved_at"] <= due + paused else "BREACHED"
+    if now > due + paused:
+        return "BREACHED"
+    whole = due - case["created_at"]
+    risk = case["created_at"] + whole * at_risk_percent / 100 + paused
+    return "AT_RISK" if now >= risk else "ON_TRACK"
+
+
+# ---------- decisions ----------
+KINDS: Final = frozenset({"NO_ACTION", "WARN", "LABEL", "REMOVE_CONTENT", "BAN"})  # what decideCase makes
+FAMILIES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "NO_ACTION": "FINDING",
+        "WARN": "WARNING",
+        "LABEL": "LABEL",
+        "RATE": "RATING",
+        "REMOVE_CONTENT": "CONTENT",
+        "RESTRICT": "ACCOUNT",
+        "SUSPEND": "ACCOUNT",
+        "BAN": "ACCOUNT",
+        "RESTORE": "RESTORE",
+    }
+)
+TIMED: Final = frozenset({"LABEL", "REMOVE_CONTENT"})  # may carry durationHours
+MAXIMUM_HOURS: Final = 24 * 365
+LABEL_MAXIMUM: Final = 64
+STRIKES: Final[Mapping[int, int]] = MappingProxyType({0: 0, 1: 1, 2: 2, 3: 4, 4: 0})  # 4 proposes a ban instead
+STRIKE_DAYS: Final[Mapping[int, int]] = MappingProxyType({0: 0, 1: 90, 2: 180, 3: 365, 4: 0})
+BAN_PROPOSAL_STRIKES: Final = 8
+GRAVEST: Final = 4
+
+# What the European transparency database calls each restriction: labelling is one, so it needs its reasons too.
+RESTRICTIONS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "LABEL": "DECISION_VISIBILITY_CONTENT_LABELLED",
+        "REMOVE_CONTENT": "DECISION_VISIBILITY_CONTENT_REMOVED",
+        "RESTRICT": "DECISION_ACCOUNT_SUSPENDED",
+        "SUSPEND": "DECISION_ACCOUNT_SUSPENDED",
+        "BAN": "DECISION_ACCOUNT_TERMINATED",
+    }
+)
+_STATEMENT_FIELDS: Final = (
+    ("ground", "ground"),
+    ("ground_reference", "groundReference"),
+    ("facts", "facts"),
+    ("explanation", "explanation"),
+    ("category", "category"),
+    ("content_type", "contentType"),
+)
+
+
+def strikes(kind: str, severity: int) -> int:
+    """Points a decision puts on the subject: none for NO_ACTION, else by severity."""
+    return 0 if kind == "NO_ACTION" else STRIKES[severity]
+
+
+def active_strikes(decisions: Iterable[Mapping[str, Any]], now: datetime) -> int:
+    """Unexpired points of a subject. A superseded decision's stay, a reversed one's are gone."""
+    return sum(
+        row["strikes"]
+        for row in decisions
+        if row["strikes"]
+        and row["state"] in {"EFFECTIVE", "SUPERSEDED", "EXPIRED"}
+        and row["effective_at"] + timedelta(days=STRIKE_DAYS[row["severity"]]) > now
+    )
+
+
+def proposes_ban(kind: str, severity: int, active: int) -> bool:
+    """Whether a decision should put a ban up for decision: it never bans by itself."""
+    return kind not in {"BAN", "NO_ACTION"} and (severity == GRAVEST or active >= BAN_PROPOSAL_STRIKES)
+
+
+def subject_state(current: str, effective_kinds: Iterable[str]) -> str:
+    """The state of a subject, derived from its effective decisions. DELETED is final."""
+    if current == "DELETED":
+        return current
+    kinds = set(effective_kinds)
+    for kind, state in (("BAN", "BANNED"), ("SUSPEND", "SUSPENDED"), ("RESTRICT", "RESTRICTED")):
+        if kind in kinds:
+            return state
+    return "ACTIVE"
+
+
+def missing_statement_fields(kind: str, statement: object | None) -> tuple[str, ...]:
+    """Names of the required fields that a restricting decision's statement lacks; empty when it may stand."""
+    if kind not in RESTRICTIONS:
+        return ()
+    return tuple(name for attribute, name in _STATEMENT_FIELDS if not _filled(getattr(statement, attribute, None)))
+
+
+def _filled(value: object) -> bool:
+    if isinstance(value, str):
+        return bool(value.strip())
+    if isinstance(value, Sequence):
+        return bool(value) and all(_filled(item) for item in value)
+    return value is not None
+
+
+def check_decision(
+    kind: str, *, severity: int, duration_hours: int | None, label: str | None, statement: object | None
+) -> None:
+    """Refuse a decision whose parts do not fit its kind; ``STATEMENT_INCOMPLETE`` names every missing field at once."""
+    if kind not in KINDS:
+        raise ConsoleError("BAD_REQUEST", f"decideCase does not make a {kind}.", field="kind")
+    if not 0 <= severity <= GRAVEST:
+        raise ConsoleError("BAD_REQUEST", "severity is 0 to 4.", field="severity")
+    if kind == "NO_ACTION" and severity:
+        raise ConsoleError("BAD_REQUEST", "NO_ACTION has severity 0.", field="severity")
+    if duration_hours is not None and (kind not in TIMED or not 1 <= duration_hours <= MAXIMUM_HOURS):
+        raise ConsoleError("BAD_REQUEST", f"A {kind} takes no such duration.", field="durationHours")
+    if (kind == "LABEL") != bool(label and label.strip()):
+        raise ConsoleError("BAD_REQUEST", "A LABEL, and nothing else, names its label.", field="label")
+    if label is not None and len(label) > LABEL_MAXIMUM:
+        raise ConsoleError("BAD_REQUEST", f"A label has at most {LABEL_MAXIMUM} characters.", field="label")
+    missing = missing_statement_fields(kind, statement)
+    if missing:
+        raise ConsoleError("STATEMENT_INCOMPLETE", fields=list(missing))

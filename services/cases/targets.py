@@ -1,0 +1,75 @@
+"""Cases as targets of commands: found in scope, then under their lock, with the facts that policy rows ask of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from db.unit_of_work import Row
+from schema.errors import ConsoleError, InvalidTransitionError, VersionConflictError
+from services.cases import rules, saving
+from services.command import Act, Target
+
+_SUBJECT = "SELECT * FROM subject WHERE id = $1"
+
+
+def facts(act: Act[Any], case: Row) -> dict[str, int | str]:
+    """What conditions ask of a case."""
+    held = (
+        case["state"] == "CLAIMED" and case["assignee_id"] == act.caller.id and case["lease_expires_at"] > act.uow.now
+    )
+    return {
+        "caseKind": case["kind"],
+        "caseState": case["state"],
+        "contentCategory": case["content_category"],
+        "assigned": int(held),
+    }
+
+
+async def of_case(act: Act[Any], case: Row) -> Target:
+    """A case row as target; its subject says whether it is the caller's own account, and protected."""
+    subject = await act.uow.fetchrow(_SUBJECT, case["subject_id"])
+    if subject is None:
+        raise ConsoleError("NOT_FOUND")
+    return Target(
+        "Case",
+        case["id"],
+        case,
+        city_id=case["city_id"],
+        content_category=case["content_category"],
+        version=case["version"],
+        subject_id=case["subject_id"],
+        own_account=subject["staff_id"] == act.caller.id,
+        protected=bool(subject["protected_tags"]),
+        facts=facts(act, case),
+    )
+
+
+async def find(act: Act[Any], case_id: str) -> Target:
+    """The case within the caller's read scope."""
+    return await of_case(act, await act.find("Case", case_id))
+
+
+async def locked(act: Act[Any], target: Target) -> Target:
+    """The same case under its row lock."""
+    row = await saving.lock(act, target.id)
+    return replace(target, row=row, version=row["version"], facts={**target.facts, **facts(act, row)})
+
+
+def check_shown(case: Row, field: str) -> None:
+    """Refuse an action that the case's queue hides from its people."""
+    if field in case["hidden_actions"]:
+        raise InvalidTransitionError("case of this queue", case["state"], field)
+
+
+def check_step(
+    act: Act[Any], case: Row, *, field: str, event: str, lease_token: str | None, expected_version: int
+) -> None:
+    """State (with its lease), then version: the checks of every step of a case."""
+    check_shown(case, field)
+    claimed = case["state"] == "CLAIMED"
+    if ("CLAIMED", event) in rules.CASE and (claimed or (case["state"], event) not in rules.CASE):
+        rules.check_lease(case, act.caller.id, lease_token, act.uow.now)
+    rules.next_state("case", case["state"], event)
+    if case["version"] != expected_version:
+        raise VersionConflictError(case["version"])

@@ -1,0 +1,216 @@
+"""What a mutation is: a command whose steps the pipeline calls in the one order that no answer may break.
+
+``locate`` (scope and existence) -> policy row over the target's facts, then ``authorize`` (object right) -> ``validate``
+(input) and reason -> idempotency key -> ``lock`` (row locks, fixed order) -> ``repeated`` -> ``check`` (state, version)
+-> ``measure`` (sums, under the lock) -> ``propose`` -> approval needed? ``hold`` : ``execute``. An approved request runs
+the same command again, with the requester as actor; a request that ends otherwise runs ``abandon``.
+
+Lock order, everywhere: idempotency key, approval request, lease counter of a person, case, subject, pair (requester and
+buyer), ledger (which guards its refunds), execution row, audit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from authz.caller import Caller, Grant
+from authz.enforcer import Snapshot
+from db.unit_of_work import Row, UnitOfWork
+from schema.errors import ConsoleError
+
+Input = TypeVar("Input")
+Fact = int | str | frozenset[str]
+Facts = Mapping[str, Fact]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why; ``code`` is of the action's list, ``note`` is free text (never clear in the audit log)."""
+
+    code: str
+    note: str | None = None
+    ticket_ref: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """The object a command acts on, as found within the caller's scope."""
+
+    type: str  # GraphQL type name: the audit record's object and the event's
+    id: str
+    row: Row
+    city_id: str | None = None
+    content_category: str | None = None
+    version: int | None = None
+    subject_id: str | None = None  # the marketplace subject concerned: tags the audit record
+    own_account: bool = False  # the subject is the caller's own account: SELF_SUBJECT
+    protected: bool = False  # carries a protected tag: one approval more
+    concerned_id: str | None = None  # the staff member whose own account it is about: may not vote
+    currency: str | None = None  # of amounts among the facts
+    owner_id: str | None = None  # the staff member whose it is: the fact ``relation`` of conditions that ask it
+    facts: Facts = field(default_factory=dict)
+    judged: bool = True  # False: the command itself asks the policy row, for each candidate (claimNextCase's queue)
+
+
+@dataclass(frozen=True)
+class Approval:
+    """The approved request that a command is executed for."""
+
+    request_id: str
+    approved_by: tuple[str, ...]
+    target_version: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the payload is built from: ``refs`` name the objects of its fields by id, ``values`` are plain fields.
+
+    Only ids, so a stored result replays with what the caller may read *now*.
+    """
+
+    refs: Mapping[str, str | None] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+    object: tuple[str, str] | None = None  # what was made, when the record is about that and not about the target
+    after: Row | None = None  # the recorded object's row as written
+    changed: tuple[str, ...] = ()  # names of the target's fields that changed, for the record
+    parents: tuple[str, ...] = ()  # ids of what else it concerns, for the record
+
+    def with_refs(self, **refs: str | None) -> Result:
+        return replace(self, refs={**self.refs, **refs})
+
+
+# Finds a row by GraphQL type and id within the caller's read scope, all columns of its table; raises NOT_FOUND.
+Finder = Callable[[str, str], Awaitable[Row]]
+
+
+class StoredCommands(Protocol):
+    """How the approval commands reach the command that a request stores; the pipeline's side of dual control."""
+
+    async def execute(self, act: Act[Any], request: Row, votes: Sequence[Row]) -> None:
+        """Run it in the caller's transaction with the requester's rights. Leaves its own audit record.
+
+        Raises ``ConsoleError`` when rules refuse, anything else when something broke; the caller undoes it then.
+        """
+
+    async def refused(self, act: Act[Any], request: Row, votes: Sequence[Row], code: str) -> None:
+        """Leave the audit record of an execution that did not happen."""
+
+    async def abandon(self, act: Act[Any], request: Row, outcome: str) -> None:
+        """Undo what the request held; the transaction is the caller's."""
+
+
+@dataclass
+class Act(Generic[Input]):
+    """One run of a command: the unit of work, who asks (at execution: the requester), and what."""
+
+    uow: UnitOfWork
+    caller: Caller
+    snapshot: Snapshot
+    input: Input
+    reason: Reason | None
+    find: Finder
+    audit_id: str  # of the record this run will leave
+    stored: StoredCommands
+    approval: Approval | None = None
+    system: bool = False  # a timer, a webhook or the outbox: no person
+
+    @property
+    def why(self) -> Reason:
+        """The reason, of an action that has a reason list."""
+        if self.reason is None:
+            raise ConsoleError("REASON_REQUIRED", field="reason")
+        return self.reason
+
+    @property
+    def actor_id(self) -> str | None:
+        """The staff member, or None for the system."""
+        return None if self.system else self.caller.id
+
+    def may(
+        self,
+        object_: str,
+        action: str,
+        facts: Facts,
+        *,
+        city_id: str | None,
+        category: str | None,
+        grants: tuple[Grant, ...] | None = None,
+    ) -> bool:
+        """Ask a further right, by the same function as enforcement; ``grants`` of another person, else the caller's."""
+        asked = self.caller.grants if grants is None else grants
+        return self.snapshot.permits(asked, object_, action, facts, city_id=city_id, category=category).allowed
+
+    def standing(self, staff_id: str) -> tuple[Grant, ...]:
+        """The unexpired grants of an ACTIVE staff member, whatever his token would say; empty for anyone else."""
+        member = self.snapshot.staff.get(staff_id)
+        if member is None or member.state != "ACTIVE":
+            return ()
+        return tuple(g for g in member.grants if g.expires_at is None or g.expires_at > self.uow.now)
+
+
+class Command(ABC, Generic[Input]):
+    """Base of all commands; a step not overridden does nothing.
+
+    Subclasses raise ``ConsoleError`` to refuse. They never commit, never call another system, and never read the clock
+    but through ``act.uow.now``.
+    """
+
+    input_type: ClassVar[type[Any]]
+    binds_version: ClassVar[bool] = True  # a request of it is bound to the target's version as ``hold`` left it
+
+    @abstractmethod
+    async def locate(self, act: Act[Input]) -> Target:
+        """Find the target in scope, without a lock."""
+
+    def authorize(self, act: Act[Input], target: Target) -> None:
+        """Refuse for what a policy row cannot say (eligibility of a voter). Pure."""
+
+    def validate(self, act: Act[Input], target: Target) -> None:
+        """Refuse bad input. Pure."""
+
+    async def lock(self, act: Act[Input], target: Target) -> Target:
+        """Take the row locks in the fixed order and return the target as it stands under them.
+
+        The policy row is asked again of what it returns.
+        """
+        return target
+
+    async def repeated(self, act: Act[Input], target: Target) -> Result | None:
+        """Recognise the same thing said twice where no key says so (a vote, a report): the stored result."""
+        return None
+
+    def check(self, act: Act[Input], target: Target) -> None:
+        """Refuse by state, then by version, as they stand under the lock. Pure."""
+
+    async def measure(self, act: Act[Input], target: Target) -> Facts:
+        """Facts that need the lock (sums over other rows); they join the target's for the approval policies."""
+        return {}
+
+    async def propose(self, act: Act[Input], target: Target) -> str | None:
+        """Do what must stand while a request waits (reserve a sum, write a PROPOSED row). Returns the entity's id."""
+        return None
+
+    async def hold(self, act: Act[Input], target: Target, entity_id: str | None, request_id: str) -> Result:
+        """Approvals are needed: put entity and target into their waiting states."""
+        return Result()
+
+    @abstractmethod
+    async def execute(self, act: Act[Input], target: Target, entity_id: str | None) -> Result:
+        """Do it. ``act.approval`` is set when it was countersigned."""
+
+    async def abandon(self, act: Act[Input], target: Target, entity_id: str | None, outcome: str) -> None:
+        """The request ended ``REJECTED``, ``CANCELED``, ``EXPIRED`` or ``INVALIDATED``: undo what was proposed and held.
+
+        ``target`` is located without scope and locked; ``act.input`` is the stored one.
+        """
+
+    def summary(self, act: Act[Input], target: Target) -> str:
+        """One sentence for approvers: what will happen. No personal data."""
+        return type(self).__name__
+
+    def diff(self, act: Act[Input], target: Target) -> Mapping[str, Any]:
+        """What will change in the world, before and after, for approvers."""
+        return {}

@@ -1,0 +1,1 @@
+"""Ledgers of orders and the refunds on them."""

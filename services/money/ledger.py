@@ -1,0 +1,57 @@
+"""The one place that writes ``refund`` and ``order_ledger``: a refund's state and its order's sums move together.
+
+Whoever calls it holds the ledger's row lock, which guards all refunds of the order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from db.unit_of_work import Row
+from schema.errors import ConsoleError
+from services.command import Act
+from services.money import rules
+
+_LOCK_LEDGER = "SELECT * FROM order_ledger WHERE order_id = $1 FOR UPDATE"
+_LOCK_REFUND = "SELECT * FROM refund WHERE id = $1 FOR UPDATE"
+_LEDGER = """
+UPDATE order_ledger SET reserved_minor = reserved_minor + $2, succeeded_minor = succeeded_minor + $3,
+  version = version + 1
+WHERE order_id = $1 RETURNING *
+"""
+
+
+async def lock_ledger(act: Act[Any], order_id: str) -> Row:
+    """The ledger under its row lock."""
+    row = await act.uow.fetchrow(_LOCK_LEDGER, order_id)
+    if row is None:
+        raise ConsoleError("NOT_FOUND")
+    return row
+
+
+async def lock_refund(act: Act[Any], refund_id: str) -> Row:
+    """A refund as it stands under its ledger's lock, which is taken before."""
+    row = await act.uow.fetchrow(_LOCK_REFUND, refund_id)
+    if row is None:
+        raise ConsoleError("NOT_FOUND")
+    return row
+
+
+async def move_sums(act: Act[Any], order_id: str, before: str | None, after: str, amount_minor: int) -> None:
+    """What a refund's move from ``before`` to ``after`` does to its order; nothing changes, nothing is written."""
+    reserved, succeeded = rules.ledger_change(before, after, amount_minor)
+    if reserved or succeeded:
+        await act.uow.execute(_LEDGER, order_id, reserved, succeeded)
+
+
+async def move(act: Act[Any], refund: Row, event: str, **changes: Any) -> Row:
+    """Take a locked refund through one event of its state table, with its order's sums."""
+    after = rules.next_state(refund["state"], event)
+    names = {"state": after, **changes}
+    columns = ["version = version + 1", *(f"{name} = ${at}" for at, name in enumerate(names, start=2))]
+    sql = f"UPDATE refund SET {', '.join(columns)} WHERE id = $1 RETURNING *"  # noqa: S608 (names are ours)
+    row = await act.uow.fetchrow(sql, refund["id"], *names.values())
+    if row is None:
+        raise ConsoleError("NOT_FOUND")
+    await move_sums(act, refund["order_id"], refund["state"], after, refund["amount_minor"])
+    return row
