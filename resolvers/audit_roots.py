@@ -1,0 +1,101 @@
+"""The audit log's own root fields: verification, proofs, checkpoints, health. They have no table; the log answers.
+
+Whoever may verify everything has a line without condition; everyone else may prove his own records, and a lead his team's.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import asyncpg
+
+from audit import health, live
+from audit.writer import Limits
+from resolvers.computed import Call
+from resolvers.reader import Function
+from resolvers.hub_rights import in_team
+from schema.errors import ConsoleError
+
+_ROW: Final = ("audit", "verify")
+_DEFAULT_LIMIT: Final = 20
+_MAX_LIMIT: Final = 100
+
+
+def functions(pool: asyncpg.Pool[Any], trust: Callable[[], live.Trust], limits: Limits, *, worm: bool) -> Mapping[str, Function]:
+    """By root field. ``pool`` is of the audit reader's role; ``trust`` is asked at each verification, since keys may be made after us."""
+
+    async def verify_audit(call: Call) -> dict[str, Any]:
+        _require(call, "verifyAudit", "OTHER")
+        return await live.verification(pool, trust(), call.arguments.get("fromSeq"), call.arguments.get("toSeq"))
+
+    async def prove(call: Call) -> dict[str, Any] | None:
+        record_id = str(call.arguments["id"])
+        actor = await pool.fetchval("SELECT actor_id FROM audit.entry WHERE id::text = $1", record_id)
+        # Absent and out of reach answer alike.
+        return await live.proof(pool, record_id) if actor is not None and _proves(call, "getAuditProof", actor) else None
+
+    async def checkpoint(call: Call) -> dict[str, Any] | None:
+        _require(call, "getAuditCheckpoint", "OWN")
+        return await live.checkpoint(pool, call.arguments.get("size"))
+
+    async def checkpoints(call: Call) -> dict[str, Any]:
+        _require(call, "listAuditCheckpoints", "OWN")
+        limit = _limit(call.arguments.get("limit"))
+        ascending = str(getattr(call.arguments.get("sortDirection"), "value", call.arguments.get("sortDirection"))) == "ASC"
+        page = await live.checkpoints(pool, limit=limit + 1, after_size=_after(call.arguments.get("nextToken")), descending=not ascending)
+        more = len(page) > limit
+        return {"items": page[:limit], "nextToken": _token(page[limit - 1]) if more else None}
+
+    async def audit_health(call: Call) -> dict[str, Any]:
+        _require(call, "auditHealth", "OTHER")
+        return await health.health(pool, limits=limits, worm=worm)
+
+    return {
+        "verifyAudit": verify_audit,
+        "getAuditProof": prove,
+        "getAuditCheckpoint": checkpoint,
+        "listAuditCheckpoints": checkpoints,
+        "auditHealth": audit_health,
+    }
+
+
+def _proves(call: Call, field: str, actor_id: str) -> bool:
+    own = actor_id == call.caller.id
+    for grant in call.caller.grants:
+        relation = "OWN" if own else "TEAM" if in_team(call.snapshot, grant, actor_id) else "OTHER"
+        if call.snapshot.permits((grant,), *_ROW, {"relation": relation, "rootField": field}).allowed:
+            return True
+    return False
+
+
+def _require(call: Call, field: str, relation: str) -> None:
+    if not call.snapshot.permits(call.caller.grants, *_ROW, {"relation": relation, "rootField": field}).allowed:
+        raise ConsoleError("Unauthorized", f"Not Authorized to access {field} on type Query")
+
+
+def _limit(wanted: int | None) -> int:
+    if wanted is None:
+        return _DEFAULT_LIMIT
+    if not 1 <= wanted <= _MAX_LIMIT:
+        raise ConsoleError("BAD_REQUEST", f"limit is 1 to {_MAX_LIMIT}.", field="limit")
+    return wanted
+
+
+def _token(last: Mapping[str, Any]) -> str:
+    """Checkpoints are public to whoever may list them, so their page token only names the last size; nothing in it is secret."""
+    return base64.urlsafe_b64encode(f"checkpoint:{last['size']:.0f}".encode()).decode()
+
+
+def _after(token: str | None) -> int | None:
+    if token is None:
+        return None
+    try:
+        kind, _, size = base64.urlsafe_b64decode(token.encode()).decode().partition(":")
+        if kind == "checkpoint":
+            return int(size)
+    except (binascii.Error, UnicodeError, ValueError):
+        pass
+    raise ConsoleError("INVALID_NEXT_TOKEN")

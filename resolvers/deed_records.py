@@ -1,0 +1,215 @@
+"""Audit records of deeds: what a mutation did, what was refused, what the system did by itself.
+
+Free text is sealed, arguments stand as a digest without their personal parts, ids of persons become tags.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from audit.record import SYSTEM_ACTOR, new_record
+from db.unit_of_work import Row, uuid7
+from resolvers.context import Request
+from resolvers.records import actor_of, operation_of, policy_of, request_of
+from schema.directives import FieldRules
+from schema.errors import ConsoleError
+from services.command import Act, Reason, Result, Target
+
+# Refusals by who asks; everything else failed by what was asked.
+DENIALS: Final = frozenset(
+    {
+        "Unauthorized",
+        "UnauthorizedException",
+        "NOT_FOUND",
+        "AMOUNT_CEILING_EXCEEDED",
+        "SELF_SUBJECT",
+        "NOT_ELIGIBLE",
+    }
+)
+# A bare hash of a small domain is reversible by trying, so what a person wrote or is stays out of the digest.
+_UNDIGESTED: Final = frozenset(
+    {
+        "note",
+        "detail",
+        "body",
+        "comment",
+        "replyToReporters",
+        "reporterId",
+        "leaseToken",
+        "idempotencyKey",
+        "facts",
+        "explanation",
+    }
+)
+_ID_SHOWN: Final = 100  # characters of an id that a client made up
+_JOINED: Final = frozenset({"hidden_actions"})  # read beside a row, not part of it
+
+
+@dataclass
+class Sight:
+    """What is known of an attempt so far, for the record of its refusal."""
+
+    sought: tuple[str, str] | None = None
+    target: Target | None = None
+    reason: Reason | None = None
+    row: str | None = None  # id of the policy line
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True)
+class Deed:
+    """One deed to be recorded."""
+
+    action: str
+    field: str
+    target: Target
+    result: Result
+    outcome: str
+    policy_row: str | None = None
+    approval: Mapping[str, Any] | None = None
+    approval_policy: str | None = None
+    cause: str | None = None
+    idempotency_key: str | None = None
+    verdict: str = "ALLOWED"
+    code: str | None = None
+
+
+def of_deed(act: Act[Any], deed: Deed, request: Request | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a deed; ``request`` is None for the system's own."""
+    reason = act.reason
+    return new_record(
+        id=act.audit_id,
+        at=act.uow.now,
+        kind="system" if act.system else "mutation",
+        action=deed.action,
+        field=deed.field,
+        actor=SYSTEM_ACTOR if act.system else actor_of(act.caller),
+        request=request_of(request) if request is not None else {"id": f"system-{act.audit_id}"},
+        verdict=deed.verdict,
+        code=deed.code,
+        operation=operation_of(request, digestible(arguments)) if request is not None else None,
+        object=_object(deed),
+        policy={**policy_of(act.snapshot, deed.policy_row), "approval": deed.approval_policy},
+        reason=None if reason is None else {"code": reason.code, "ticket": reason.ticket_ref},
+        approval=deed.approval or approval_of(deed.target.row),
+        idem=key_digest(deed.idempotency_key),
+        cause=deed.cause,
+        before=_before(deed),
+        after=None if deed.result.after is None else dict(deed.result.after),
+        changed=deed.result.changed,
+        result={"code": deed.code, "outcome": deed.outcome},
+        subject_id=deed.target.subject_id,
+        priv={
+            "reason.text": reason.note if reason else None,
+            "request.ip": request.ip if request is not None else None,
+        },
+    )
+
+
+def of_refusal(
+    request: Request, rule: FieldRules, arguments: Mapping[str, Any], sight: Sight, error: Exception
+) -> dict[str, Any]:
+    """The record of an attempt that was refused or failed: by whom, at what, with which code."""
+    code = error.code if isinstance(error, ConsoleError) else "INTERNAL"
+    denied = code in DENIALS
+    target, reason = sight.target, sight.reason
+    return new_record(
+        id=str(uuid7()),
+        at=request.received_at,
+        kind="denied" if denied else "mutation",
+        action=rule.audited[0] if rule.audited else rule.field,
+        field=rule.name,
+        actor=actor_of(request.caller),
+        request=request_of(request),
+        verdict="DENIED" if denied else "FAILED",
+        code=code,
+        operation=operation_of(request, digestible(arguments)),
+        object=_sought(sight),
+        policy=policy_of(request.snapshot, sight.row),
+        reason=None if reason is None else {"code": reason.code[:_ID_SHOWN], "ticket": None},
+        approval=None if target is None else approval_of(target.row),
+        idem=key_digest(sight.idempotency_key),
+        result={"code": code, "outcome": "FAILED"},
+        subject_id=None if target is None else target.subject_id,
+        priv={"request.ip": request.ip},
+    )
+
+
+def approval_of(
+    row: Row, *, step: str | None = None, votes: Sequence[Row] = (), payload_hash: str | None = None
+) -> dict[str, Any] | None:
+    """The approval that a deed belongs to: of a request's own row, or of a row that names its request."""
+    request_id = row["id"] if "payload_hash" in row.keys() else row.get("approval_request_id")  # noqa: SIM118 (a Record)
+    if request_id is None:
+        return None
+    return {
+        "request": request_id,
+        "hash": row.get("payload_hash", payload_hash),
+        "votes": [vote["id"] for vote in votes],
+        "step": step,
+    }
+
+
+def key_digest(key: str | None) -> str | None:
+    """Digest of an idempotency key."""
+    return None if key is None else "sha256:" + hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
+
+
+def digestible(value: Any) -> Any:
+    """Arguments as JSON values, without what is personal or secret."""
+    plain = orjson.loads(orjson.dumps(value)) if isinstance(value, Mapping) else value
+    return _pruned(plain)
+
+
+def _pruned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _pruned(item) for name, item in value.items() if name not in _UNDIGESTED}
+    if isinstance(value, list):
+        return [_pruned(item) for item in value]
+    return value
+
+
+def _object(deed: Deed) -> dict[str, Any]:
+    target, made, after = deed.target, deed.result.object, deed.result.after
+    version_after = after.get("version") if after is not None else None
+    if made is None:
+        kind, identity, before = target.type, target.id, target.version
+    else:
+        kind, identity, before = *made, None
+        if made == (target.type, target.id):
+            before = target.version
+    return {
+        "type": kind,
+        "id": identity,
+        "version": {"before": before, "after": version_after},
+        "city": target.city_id,
+        "parents": [*deed.result.parents] if made is None else [*dict.fromkeys([*_own(target), *deed.result.parents])],
+    }
+
+
+def _own(target: Target) -> list[str]:
+    """The target's id as parent of what was made of it; a person's id never stands in a record."""
+    return [] if target.type == "Subject" else [target.id]
+
+
+def _before(deed: Deed) -> dict[str, Any] | None:
+    made, target = deed.result.object, deed.target
+    if deed.result.after is None or (made is not None and made != (target.type, target.id)):
+        return None
+    return {name: value for name, value in target.row.items() if name not in _JOINED}
+
+
+def _sought(sight: Sight) -> dict[str, Any] | None:
+    target = sight.target
+    if target is not None:
+        return {"type": target.type, "id": target.id, "version": target.version, "city": target.city_id}
+    if sight.sought is None:
+        return None
+    kind, identity = sight.sought
+    # An id of a person would be given a key to become a tag: not for one that may not even exist.
+    return {"type": kind, "id": None if kind == "Subject" else identity[:_ID_SHOWN]}

@@ -1,0 +1,279 @@
+"""``POST /graphql``: one operation from its bytes to its envelope.
+
+Queries are answered by the reader under one policy snapshot and leave only after their records are durable; mutations run
+in the pipeline, one root field after the other. Whatever was refused once something may have run is a GraphQL error in a
+200: Amplify repeats 429 and 5xx by itself, mutations too (security-contract RT-1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from graphql import is_non_null_type
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from authz.identity import AuthError, Identity
+from resolvers.context import Request
+from resolvers.documents import DocumentSyntaxError, InvalidDocumentError, Operation
+from resolvers.edge import Body, ClientGoneError, client_address, graphql_body, headers_of, respond
+from resolvers.edge_errors import GRAPHQL_TYPE, JSON_TYPE, RefusalError, coded, field_error, malformed
+from resolvers.http_reads import read, record_refusal
+from resolvers.judging import renewed
+from resolvers.rates import Buckets, Counts
+from resolvers.registry import COMMANDS
+from resolvers.roots import RootField, root_fields
+from schema.errors import ConsoleError, NotAuthorizedError
+
+if TYPE_CHECKING:
+    from graphql.execution.values import VariableValues
+
+    from db.unit_of_work import UnitOfWork
+    from resolvers.context import Services
+    from services.command import Result
+
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_INTROSPECTION: Final = frozenset({"__schema", "__type"})
+_GRAPHQL_RESPONSE: Final = "application/graphql-response+json"
+
+
+@dataclass
+class Answer:
+    """The envelope of one operation. ``status`` is 400 only for what never ran, and only where the client asked for that."""
+
+    data: dict[str, Any] | None = None
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    receipts: list[dict[str, Any]] = field(default_factory=list)
+    invalid: bool = False  # the document or its variables: nothing ran
+
+    def body(self, *, without_data: bool) -> bytes:
+        envelope: dict[str, Any] = {} if without_data else {"data": self.data}
+        if self.errors:
+            envelope["errors"] = self.errors
+        if self.receipts:
+            envelope["extensions"] = {"audit": self.receipts}
+        return orjson.dumps(envelope)
+
+
+@dataclass(frozen=True)
+class _Accepts:
+    """What the client wants to hear, by the GraphQL-over-HTTP draft; Amplify accepts anything and gets AppSync's answer."""
+
+    graphql: bool
+    json_only: bool
+
+    @staticmethod
+    def of(header: str) -> _Accepts:
+        return _Accepts(_GRAPHQL_RESPONSE in header, header.strip().lower().partition(";")[0] == "application/json")
+
+    @property
+    def content_type(self) -> bytes:
+        return GRAPHQL_TYPE if self.graphql else JSON_TYPE
+
+
+class GraphQL:
+    """The ASGI application of the route. ``page`` answers a browser's GET."""
+
+    def __init__(self, services: Services, page: ASGIApp | None = None) -> None:
+        limits = services.limits
+        self._services = services
+        self._page = page
+        self._queries = Buckets(limits.query_rate)
+        self._mutations = Buckets(limits.mutation_rate)
+        self._votes = Buckets(limits.vote_rate)
+        self._at_once = Counts(limits.operations_at_once)
+        self._running: set[asyncio.Task[Answer]] = set()
+
+    async def stop(self) -> None:
+        """Let what has begun come to its end; what takes longer is rolled back with its connection."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=5)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = headers_of(scope)
+        if scope["method"] == "GET" and self._page is not None and "text/html" in headers.get("accept", ""):
+            await self._page(scope, receive, send)
+            return
+        accepts = _Accepts.of(headers.get("accept", ""))
+        try:
+            body = await graphql_body(scope, receive, headers, self._services.limits)
+        except ClientGoneError:
+            return
+        request_id: str = scope["state"]["request_id"]
+        ip = client_address(scope)
+        try:
+            identity = await self._services.callers.identify(headers, ip)
+        except AuthError as error:
+            raise _unauthorized(error) from error
+        # A task of its own: once begun, an operation is not cancelled because the client hung up (AU-4).
+        operation = asyncio.create_task(self._operate(identity, body, headers, ip, request_id))
+        self._running.add(operation)
+        operation.add_done_callback(self._running.discard)
+        try:
+            answer = await asyncio.shield(operation)
+        except DocumentSyntaxError as error:
+            message = f"Unable to parse GraphQL query. {error}"
+            if not accepts.json_only:
+                raise malformed(message) from error
+            answer = Answer(errors=[{"path": None, "locations": None, "message": message}], invalid=True)
+        except AuthError as error:
+            raise _unauthorized(error) from error
+        invalid = answer.invalid and accepts.graphql
+        content = answer.body(without_data=invalid)
+        if len(content) > self._services.limits.response_bytes:
+            too_large = ConsoleError(
+                "LIMIT_EXCEEDED",
+                "The response is too large.",
+                limit="responseBytes",
+                max=self._services.limits.response_bytes,
+            )
+            content = Answer(errors=[field_error(too_large, None)], receipts=answer.receipts).body(without_data=False)
+        await respond(send, 400 if invalid else 200, content, accepts.content_type)
+
+    async def _operate(
+        self, identity: Identity, body: Body, headers: dict[str, str], ip: str, request_id: str
+    ) -> Answer:
+        """Everything after the token. Raises only what still refuses the whole request by status."""
+        services = self._services
+        try:
+            async with asyncio.timeout(services.limits.operation_seconds):
+                caller, snapshot = await services.callers.caller(identity, ip)
+                operation = services.documents.operation(body.query, body.operation_name)
+                variables = operation.bind(services.console.core, body.variables)
+                roots = root_fields(services.console.core, operation, variables)
+                traced = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+                request = Request(
+                    id=request_id,
+                    trace_id=traced.group(1) if traced else None,
+                    caller=caller,
+                    snapshot=snapshot,
+                    operation_name=operation.name,
+                    document_digest=operation.digest,
+                    client=caller.client,
+                    ip=ip,
+                    user_agent=headers.get("user-agent"),
+                    received_at=services.clock(),
+                )
+                with self._at_once.inside(caller.id):
+                    self._rate(caller.id, operation, roots)
+                    return await self._run(request, identity, operation, variables, roots)
+        except (DocumentSyntaxError, AuthError):
+            raise
+        except InvalidDocumentError as error:
+            return Answer(errors=error.errors, invalid=True)
+        except TimeoutError:
+            return _refused(ConsoleError("DEPENDENCY_UNAVAILABLE", "The operation took too long; try again."))
+        except Exception as error:  # noqa: BLE001 - the one place where an operation's error becomes its answer
+            return _refused(coded(error, request_id))
+
+    def _rate(self, person: str, operation: Operation, roots: Sequence[RootField]) -> None:
+        if operation.kind == "query":
+            self._queries.require(person)
+        elif operation.kind == "mutation":
+            self._mutations.require(person, len(roots))
+            votes = sum(root.name == "voteOnApproval" for root in roots)
+            if votes:
+                self._votes.require(person, votes)
+
+    async def _run(
+        self,
+        request: Request,
+        identity: Identity,
+        operation: Operation,
+        variables: VariableValues,
+        roots: Sequence[RootField],
+    ) -> Answer:
+        if operation.kind == "subscription":
+            error = ConsoleError("BAD_REQUEST", "Subscriptions run over the WebSocket at /graphql/realtime.")
+            return Answer(errors=[field_error(error, [root.key], root.locations) for root in roots])
+        if operation.kind == "mutation":
+            return await self._mutate(request, operation, variables, roots)
+        services = self._services
+        closed = [root for root in roots if not self._open(request, root)]
+        if closed:
+            await record_refusal(services, request, "Query", closed, NotAuthorizedError("Query", closed[0].name))
+            return Answer(
+                errors=[
+                    field_error(NotAuthorizedError("Query", root.name), [root.key], root.locations) for root in closed
+                ]
+            )
+        answer, receipts = await read(services, request, identity, operation, variables)
+        return Answer(answer.data, answer.errors, receipts)
+
+    def _open(self, request: Request, root: RootField) -> bool:
+        """What is closed whatever the policy rows say: fields beyond an API key's list (TK-9), and the schema itself (BR-4)."""
+        caller = request.caller
+        if root.name in _INTROSPECTION and not self._services.front.introspection:
+            return request.snapshot.opens(caller.grants, "schema", "introspect", caller.facts)
+        return caller.root_fields is None or root.name.startswith("__") or root.name in caller.root_fields
+
+    async def _mutate(
+        self, request: Request, operation: Operation, variables: VariableValues, roots: Sequence[RootField]
+    ) -> Answer:
+        """Root fields in the document's order, each a unit of work of its own; the first non-null failure ends the row."""
+        answer = Answer(data={})
+        fields = self._services.console.core.mutation_type.fields if self._services.console.core.mutation_type else {}
+        for root in roots:
+            if root.name == "__typename":
+                answer.data = {**(answer.data or {}), root.key: "Mutation"}
+                continue
+            value: Any = None
+            errors: list[dict[str, Any]] = []
+            try:
+                value, errors, receipt = await self._one(request, operation, variables, root)
+                answer.receipts.append({"field": root.key, **receipt})
+            except Exception as error:  # noqa: BLE001 - one field's failure is that field's error; those before it stand
+                errors = [field_error(coded(error, request.id), [root.key], root.locations)]
+            answer.errors.extend(errors)
+            if value is None and is_non_null_type(fields[root.name].type):
+                answer.data = None
+                break
+            answer.data = {**(answer.data or {}), root.key: value}
+        return answer
+
+    async def _one(
+        self, request: Request, operation: Operation, variables: VariableValues, root: RootField
+    ) -> tuple[Any, list[dict[str, Any]], dict[str, Any]]:
+        """One unit of work: its payload, read on its connection before it commits; errors within it; the receipt."""
+        if (
+            root.name not in COMMANDS
+        ):  # publish*: for the IAM mode behind real AppSync, which is no mode of this server (TK-9)
+            denied = NotAuthorizedError("Mutation", root.name)
+            await record_refusal(self._services, request, "Mutation", [root], denied)
+            raise denied
+        errors: list[dict[str, Any]] = []
+        receipt: dict[str, Any] = {}
+
+        async def answer(uow: UnitOfWork, result: Result, extra: Mapping[str, Any]) -> Any:
+            held = await self._as_of(request, uow.authz_version)
+            payload = await self._services.reader.payload(
+                uow, held.caller, held.snapshot, operation, variables, root.nodes[0], result, extra
+            )
+            # Assigned, not added: an attempt that the database aborts is run again, and this with it.
+            errors[:] = payload.errors
+            receipt.update(id=extra["receipt"]["id"], hash=extra["receipt"]["hash"])
+            return (payload.data or {}).get(root.key)
+
+        value = await self._services.pipeline.run(request, root.name, root.arguments, answer)
+        return value, errors, receipt
+
+    async def _as_of(self, request: Request, version: int) -> Request:
+        """The request by the policy that its unit of work runs under, which may be newer than the one it came with."""
+        if version == request.snapshot.version:
+            return request
+        snapshot = await self._services.authorizer.current(version)
+        return request.under(renewed(request.caller, snapshot, request.received_at), snapshot)
+
+
+def _refused(error: ConsoleError) -> Answer:
+    return Answer(errors=[field_error(error, None)])
+
+
+def _unauthorized(error: AuthError) -> RefusalError:
+    headers = [(b"www-authenticate", b"Bearer")] if error.status == HTTPStatus.UNAUTHORIZED else []
+    return RefusalError(error.status, error.error_type, error.message, headers)

@@ -1,0 +1,98 @@
+"""The object step of a mutation: one policy row asked of one target, by the function that reads are scoped by too.
+
+City, category, condition and, where it is asked, the caller's relation to the owner must hold within one grant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from authz.caller import Caller, Grant
+from authz.enforcer import Snapshot, Verdict
+from authz.scope import UNSCOPED
+from resolvers.hub_rights import in_team
+from schema.errors import ConsoleError, NotAuthorizedError
+from services.command import Act, Target
+
+_PASSED: Final = Verdict(True)
+
+
+def open_field(act: Act[Any], row: tuple[str, str], field: str) -> None:
+    """The field step: refuse when no line of the row could hold, whatever the object."""
+    limited = act.caller.root_fields is not None and field not in act.caller.root_fields
+    if limited or not act.snapshot.opens(act.caller.grants, *row, _static(act.caller, field)):
+        raise NotAuthorizedError("Mutation", field)
+
+
+def judge(act: Act[Any], row: tuple[str, str], field: str, target: Target) -> Verdict:
+    """The object step: the line and grant that carry the deed, or a refusal by the fact's own code."""
+    if act.system or not target.judged:
+        return _PASSED
+    facts = {**target.facts, **_static(act.caller, field)}
+    verdict = _best(act, row, target, facts)
+    if not verdict.allowed:
+        if verdict.code in (None, "Unauthorized"):
+            raise NotAuthorizedError("Mutation", field)
+        raise ConsoleError(str(verdict.code))
+    if target.own_account:
+        raise ConsoleError("SELF_SUBJECT")
+    return verdict
+
+
+def _static(caller: Caller, field: str) -> dict[str, str]:
+    return {"rootField": field, **caller.facts}
+
+
+def _best(act: Act[Any], row: tuple[str, str], target: Target, facts: Mapping[str, Any]) -> Verdict:
+    category = UNSCOPED if target.content_category is None else target.content_category
+
+    def ask(grants: tuple[Grant, ...], known: Mapping[str, Any]) -> Verdict:
+        return act.snapshot.permits(grants, *row, known, city_id=target.city_id, category=category)
+
+    if target.owner_id is None:
+        return ask(act.caller.grants, facts)
+    refusal: Verdict | None = None
+    for grant in act.caller.grants:  # TEAM is a question to one grant, so each is asked with its own answer
+        verdict = ask((grant,), {**facts, "relation": _relation(act, grant, target.owner_id)})
+        if verdict.allowed:
+            return verdict
+        refusal = refusal or verdict
+    return refusal or Verdict(False)
+
+
+def _relation(act: Act[Any], grant: Grant, owner_id: str) -> str:
+    if owner_id == act.caller.id:
+        return "OWN"
+    return "TEAM" if in_team(act.snapshot, grant, owner_id) else "OTHER"
+
+
+def renewed(caller: Caller, snapshot: Snapshot, now: datetime) -> Caller:
+    """The same caller by a newer snapshot: his grants as they are now, narrowed by his token as before."""
+    if caller.service is not None:
+        return caller
+    person = snapshot.staff.get(caller.id)
+    revoked = person is None or person.state != "ACTIVE" or _too_old(caller, person.not_before)
+    if revoked:
+        raise ConsoleError("UnauthorizedException")
+    grants = snapshot.grants_of(caller.id, now)
+    kept = tuple(grant for grant in grants if caller.groups is None or grant.role in caller.groups)
+    return Caller(**{**vars(caller), "grants": kept})
+
+
+def _too_old(caller: Caller, not_before: datetime | None) -> bool:
+    return not_before is not None and caller.issued_at < not_before
+
+
+def standing_caller(snapshot: Snapshot, staff_id: str, now: datetime) -> Caller:
+    """A person as the store has him, without a token: the requester at the execution of his request."""
+    person = snapshot.staff.get(staff_id)
+    name = person.display_name if person else staff_id
+    handle = person.handle if person else staff_id
+    return Caller(staff_id, handle, name, snapshot.grants_of(staff_id, now), now, None, now, "")
+
+
+def system_caller(now: datetime) -> Caller:
+    """Nobody: timers, webhooks and the outbox."""
+    return Caller("system", "system", "System", (), now, None, now, "")

@@ -1,0 +1,348 @@
+"""The one reader: every read, nested ones included, is answered from the planner's statement under one policy snapshot.
+
+A query is one statement per database role; a mutation's payload is one on the unit of work's connection; the finder and
+subscriptions use the same sources and the same row predicates, so there is no second path to a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+import orjson
+from graphql import FieldNode, GraphQLObjectType, get_named_type, is_non_null_type
+from graphql.execution.values import VariableValues, get_argument_values
+from sqlalchemy import Text, select
+
+from db.pool import connection
+from resolvers.binding import Binding, Params
+from resolvers.computed import Call, Function, reason_codes
+from resolvers.finish import Finisher, Run, document
+from resolvers.labels import ROW, label
+from resolvers.plan_cache import PlanCache, rights, shape
+from resolvers.plans import Plan, Planner, Root, Statement, compiled, page_limit
+from resolvers.scoping import Scoping
+from resolvers.sources import SOURCES, snake
+from resolvers.tokens import Place, Tokens
+from schema.errors import ConsoleError
+
+if TYPE_CHECKING:
+    from authz.caller import Caller
+    from authz.enforcer import Snapshot
+    from db.unit_of_work import Row, UnitOfWork
+    from resolvers.documents import Operation
+    from schema.build import Console
+    from services.command import Result
+
+Errors = list[dict[str, Any]]
+LISTED_IDS: Final = 100
+_NOT_FILTER: Final = frozenset({"limit", "nextToken"})
+
+
+class StaleSnapshotError(Exception):
+    """The database is at another authorization version than the snapshot: nothing was read. Decide again on a newer one."""
+
+
+@dataclass(frozen=True)
+class RootRead:
+    """What one root field instance showed, for its audit record."""
+
+    key: str  # response key
+    field: str  # Query.listCases
+    action: str
+    arguments: Mapping[str, Any]
+    object_type: str
+    ids: tuple[str, ...]  # those returned, up to 100
+    count: int
+    filter_digest: str | None
+    fields: tuple[str, ...]  # Type.field, sorted
+    masked: tuple[str, ...]
+    pii: Mapping[str, str]  # Type.field -> class
+    policy_row: str | None
+    error: ConsoleError | None = None  # the root was refused: nothing of it was shown
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Data in the order of the document, errors in AppSync's shape, and what was read."""
+
+    data: dict[str, Any] | None
+    errors: Errors
+    reads: list[RootRead] = field(default_factory=list)
+
+
+class Reader:
+    """Reads for one process. ``functions`` answer the root fields that have no table; ``reasonCodes`` is always there."""
+
+    def __init__(
+        self,
+        console: Console,
+        app_pool: asyncpg.Pool[Any],
+        audit_pool: asyncpg.Pool[Any],
+        tokens: Tokens,
+        *,
+        salt: str,
+        functions: Mapping[str, Function] | None = None,
+    ) -> None:
+        self._console = console
+        self._pools = {"app": app_pool, "audit": audit_pool}
+        self._tokens = tokens
+        self._salt = salt
+        self._functions: dict[str, Function] = {"reasonCodes": reason_codes, **(functions or {})}
+        self._finisher = Finisher(console)
+        self.plans: PlanCache[Plan] = PlanCache()
+        self.finders: PlanCache[tuple[Statement, Params]] = PlanCache()
+        missing = {
+            name for name in _root_names(console) if name not in self._functions and not _has_source(console, name)
+        }
+        if missing:
+            raise ValueError(f"no source and no function for root fields: {', '.join(sorted(missing))}")
+
+    # ---------- queries ----------
+    async def query(
+        self, caller: Caller, snapshot: Snapshot, operation: Operation, variables: VariableValues
+    ) -> Answer:
+        """Answer a query. Raises ``StaleSnapshotError`` before anything is shown when the snapshot is not the database's."""
+        key = ("query", operation.digest, operation.name, rights(caller, snapshot), shape(variables.coerced))
+        plan = self.plans.get(
+            key, lambda: Planner(self._console, operation, variables, caller, snapshot, self._functions).query()
+        )
+        binding, digests = self._bind(plan, caller, snapshot, variables)
+        values: dict[str, Any] = {}
+        for statement in plan.statements:
+            row = await self._fetch(statement, plan, binding)
+            if row is None:
+                raise StaleSnapshotError
+            values.update(row)
+        for root in plan.roots:
+            refused = root.error or binding.errors.get(root.key)
+            if refused is not None:
+                values[label(root.key)] = refused
+            elif root.shape == "function":
+                values[label(root.key)] = await self._call(root, binding)
+        # The plan's own copy of the document: it knows its nodes by identity, and the cache may have parsed the text again.
+        data, errors = self._finisher.complete(
+            Run(plan, binding, self._tokens, digests), plan.operation, variables, values
+        )
+        return Answer(
+            data,
+            errors,
+            [
+                _read(root, binding, digests, values.get(label(root.key)))
+                for root in plan.roots
+                if root.shape != "introspection"
+            ],
+        )
+
+    async def _call(self, root: Root, binding: Binding) -> Any:
+        try:
+            return document(
+                await self._functions[root.name](
+                    Call(binding.caller, binding.snapshot, binding.arguments[root.site.index])
+                )
+            )
+        except ConsoleError as error:
+            return error
+
+    def _bind(
+        self,
+        plan: Plan,
+        caller: Caller,
+        snapshot: Snapshot,
+        variables: VariableValues,
+        refs: Mapping[str, Any] | None = None,
+    ) -> tuple[Binding, dict[int, str]]:
+        arguments = [
+            get_argument_values(site.definition, site.node, variables, hide_suggestions=True) for site in plan.sites
+        ]
+        binding = Binding(caller, snapshot, self._salt, arguments, refs=refs or {})
+        digests: dict[int, str] = {}
+        for site, given in zip(plan.sites, arguments, strict=True):
+            digests[site.index] = _digest(given)
+            if not site.pages:
+                continue
+            try:
+                page_limit(given)
+                if given.get("nextToken") is not None:
+                    place = Place(caller.id, site.place, digests[site.index])
+                    binding.cursors[site.index] = self._tokens.open(given["nextToken"], place)
+            except ConsoleError as error:
+                binding.refuse(site.root, error)
+        return binding, digests
+
+    async def _fetch(self, statement: Statement, plan: Plan, binding: Binding) -> dict[str, Any] | None:
+        values = plan.params.values(statement.names, binding)
+        async with connection(self._pools[statement.role]) as conn:
+            row = await conn.fetchrow(statement.text, *values)
+        return None if row is None else _decoded(row)
+
+    # ---------- payloads ----------
+    async def payload(
+        self,
+        uow: UnitOfWork,
+        caller: Caller,
+        snapshot: Snapshot,
+        operation: Operation,
+        variables: VariableValues,
+        node: FieldNode,
+        result: Result,
+        extra: Mapping[str, Any],
+    ) -> Answer:
+        """Answer the selection of one mutation, on the unit of work's connection: objects by ``result.refs``, plain fields from ``extra`` and ``result.values``.
+
+        ``data`` has the one response key. An object outside the caller's read scope is null.
+        """
+        nodes = self._root_nodes(operation, variables, node)
+        key = (
+            "payload",
+            operation.digest,
+            operation.name,
+            id(node),
+            rights(caller, snapshot),
+            shape(variables.coerced),
+        )
+        plan = self.plans.get(
+            key, lambda: Planner(self._console, operation, variables, caller, snapshot).payload(nodes)
+        )
+        binding, digests = self._bind(plan, caller, snapshot, variables, result.refs)
+        root = plan.roots[0]
+        value: dict[str, Any] = {}
+        for statement in plan.statements:
+            row = await uow.fetchrow(statement.text, *plan.params.values(statement.names, binding))
+            value = _decoded(row) if row is not None else {}
+        plain = {**result.values, **extra}
+        of = self._console.core.type_map[root.type]
+        assert isinstance(of, GraphQLObjectType)  # noqa: S101 # a payload is an object
+        selections = [one.selection_set for one in nodes if one.selection_set]
+        for name, chosen in Planner.collected(operation, variables, selections, of).items():
+            if label(name) not in value:
+                field_name = chosen[0].name.value
+                value[label(name)] = document(plain.get(field_name, plain.get(snake(field_name))))
+        refused = binding.errors.get(root.key)
+        run = Run(plan, binding, self._tokens, digests)
+        data, errors = self._finisher.complete(
+            run, operation, variables, {label(root.key): refused or value}, only=nodes
+        )
+        return Answer(data, errors)
+
+    def _root_nodes(self, operation: Operation, variables: VariableValues, node: FieldNode) -> list[FieldNode]:
+        """Every node of the response key: the same mutation may be written twice, with two selections."""
+        mutation = self._console.core.mutation_type
+        assert mutation is not None  # noqa: S101 # only mutations have payloads
+        fields = Planner.collected(operation, variables, [operation.definition.selection_set], mutation)
+        return next(nodes for nodes in fields.values() if node in nodes)
+
+    # ---------- one row ----------
+    async def find(
+        self, conn: asyncpg.Connection[Any], caller: Caller, snapshot: Snapshot, type_name: str, id_: str
+    ) -> Row:
+        """All columns of one row within the caller's read scope; ``NOT_FOUND`` for any other, whether it exists or not."""
+        statement, params = self.finders.get(
+            (type_name, rights(caller, snapshot)), lambda: self._finder(caller, snapshot, type_name)
+        )
+        binding = Binding(caller, snapshot, self._salt, refs={"id": id_})
+        row = await conn.fetchrow(statement.text, *params.values(statement.names, binding))
+        if row is None:
+            raise ConsoleError("NOT_FOUND")
+        return dict(row)
+
+    def _finder(self, caller: Caller, snapshot: Snapshot, type_name: str) -> tuple[Statement, Params]:
+        params = Params()
+        source = SOURCES[type_name]
+        row = source.table.alias("t")
+        wanted = params.own(Text(), lambda b: b.refs["id"], root=None)
+        visible = Scoping(self._console, snapshot, caller, params).visible(type_name, row)
+        return compiled(source.role, select(*row.c).where(row.c[source.key] == wanted, visible)), params
+
+    # ---------- subscriptions ----------
+    async def event(
+        self,
+        caller: Caller,
+        snapshot: Snapshot,
+        operation: Operation,
+        name: str,
+        payload: Mapping[str, Any],
+        variables: VariableValues | None = None,
+    ) -> dict[str, Any] | None:
+        """A subscription's selection over one event. Fields the caller may not read are null, as is an event that lacks what it promises.
+
+        The answer depends on the caller's rights alone, so it may be shared by all who hold the same.
+        """
+        root = self._console.core.subscription_type
+        assert root is not None  # noqa: S101 # only subscriptions have events
+        of = get_named_type(root.fields[name].type)
+        assert isinstance(of, GraphQLObjectType)  # noqa: S101 # every subscription's type
+        chosen = variables or VariableValues({}, {})
+        fields = Planner.collected(operation, chosen, [operation.definition.selection_set], root)
+        selections = [
+            node.selection_set
+            for nodes in fields.values()
+            for node in nodes
+            if node.name.value == name and node.selection_set
+        ]
+        answer: dict[str, Any] = {}
+        for key, nodes in Planner.collected(operation, chosen, selections, of).items():
+            inner = nodes[0].name.value
+            if inner == "__typename":
+                answer[key] = of.name
+                continue
+            policy = self._console.rules[of.name, inner].policy
+            open_ = policy is None or snapshot.opens(caller.grants, *policy, caller.facts)
+            answer[key] = payload.get(inner) if open_ else None
+            if answer[key] is None and is_non_null_type(of.fields[inner].type):
+                return None
+        return answer
+
+
+def _decoded(row: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON columns come as text."""
+    return {name: orjson.loads(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+def _digest(arguments: Mapping[str, Any]) -> str:
+    """What is listed, whatever the page: filter, order and keys."""
+    kept = {name: value for name, value in arguments.items() if name not in _NOT_FILTER}
+    return hashlib.sha256(orjson.dumps(kept, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:32] if kept else ""
+
+
+def _read(root: Root, binding: Binding, digests: Mapping[int, str], value: Any) -> RootRead:
+    ids: Sequence[str] = ()
+    count = 0
+    refused = value if isinstance(value, ConsoleError) else None
+    if isinstance(value, list):
+        shown = value[: page_limit(binding.arguments[root.site.index])] if root.shape == "page" else value
+        count = len(shown)
+        ids = [str(row[ROW]) for row in shown[:LISTED_IDS] if ROW in row] if root.name != "approvalMetrics" else ()
+    elif isinstance(value, dict):
+        count = 1
+        ids = [str(value[ROW])] if ROW in value else ()
+    return RootRead(
+        root.key,
+        f"Query.{root.name}",
+        root.action,
+        binding.arguments[root.site.index],
+        root.type,
+        tuple(ids),
+        count,
+        digests.get(root.site.index) or None,
+        () if refused else tuple(sorted(root.fields)),
+        () if refused else tuple(sorted(root.masked)),
+        {} if refused else dict(root.pii),
+        root.policy_row,
+        refused,
+    )
+
+
+def _root_names(console: Console) -> list[str]:
+    return list(console.core.query_type.fields) if console.core.query_type else []
+
+
+def _has_source(console: Console, name: str) -> bool:
+    assert console.core.query_type is not None  # noqa: S101 # asked for its fields
+    named = get_named_type(console.core.query_type.fields[name].type)
+    if named.name.endswith("Connection") and isinstance(named, GraphQLObjectType):
+        named = get_named_type(named.fields["items"].type)
+    return named.name in SOURCES or name == "approvalMetrics"

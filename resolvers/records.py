@@ -1,0 +1,95 @@
+"""Audit records of what the wire does by itself: reads, refused attempts, and what subscribers were told.
+
+One record per root field instance (aliases multiply). Mutations make theirs in the pipeline, in their own transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from audit.record import arguments_digest, listed, new_record, service_actor, staff_actor
+from db.unit_of_work import uuid7
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from authz.caller import Caller
+    from authz.enforcer import Snapshot
+    from resolvers.context import Request
+
+
+def actor_of(caller: Caller) -> dict[str, Any]:
+    """The acting person, or the system behind an API key."""
+    if caller.service is not None:
+        return service_actor(caller.id)
+    return staff_actor(
+        caller.id, caller.roles, session=caller.session, auth_time=caller.auth_time, client=caller.client
+    )
+
+
+def request_of(request: Request) -> dict[str, Any]:
+    agent = (
+        hashlib.sha256(request.user_agent.encode("utf-8", "replace")).hexdigest()[:32] if request.user_agent else None
+    )
+    return {"id": request.id, "trace": request.trace_id, "ua": agent}
+
+
+def operation_of(request: Request, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Name and digests. The literals of a document and its variables never stand in the log."""
+    return {
+        "name": request.operation_name,
+        "document": f"sha256:{request.document_digest}",
+        "arguments": None if arguments is None else arguments_digest(arguments),
+    }
+
+
+def policy_of(snapshot: Snapshot, row: str | None) -> dict[str, Any]:
+    return {"base": snapshot.policy.digest, "version": snapshot.version, "row": row}
+
+
+def wire_record(
+    request: Request,
+    at: datetime,
+    *,
+    kind: str,
+    action: str,
+    field: str,
+    arguments: Mapping[str, Any] | None = None,
+    verdict: str = "ALLOWED",
+    code: str | None = None,
+    policy_row: str | None = None,
+    object_type: str | None = None,
+    ids: Sequence[str] = (),
+    count: int | None = None,
+    city: str | None = None,
+    filter_digest: str | None = None,
+    outcome: str | None = None,
+    cause: str | None = None,
+    fields: Mapping[str, Any] | None = None,
+    caller: Caller | None = None,
+    snapshot: Snapshot | None = None,
+) -> dict[str, Any]:
+    """One record of ``request``. A single id is the record's object, several are its list."""
+    single = ids[0] if len(ids) == 1 and (count is None or count == 1) else None
+    about = {"type": object_type, "id": single, "city": city} if object_type is not None else None
+    return new_record(
+        id=str(uuid7()),
+        at=at,
+        kind=kind,
+        action=action,
+        field=field,
+        actor=actor_of(caller or request.caller),
+        request=request_of(request),
+        verdict=verdict,
+        code=code,
+        operation=operation_of(request, arguments),
+        object=about,
+        objects=listed(ids, count=count, filter_digest=filter_digest) if ids or filter_digest else None,
+        policy=policy_of(snapshot or request.snapshot, policy_row),
+        cause=cause,
+        fields=fields,
+        result={"code": code, "count": len(ids) if count is None else count, "outcome": outcome},
+        priv={"request.ip": request.ip},
+    )
