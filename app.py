@@ -1,0 +1,249 @@
+"""Composition and nothing else: settings in, the ASGI application (``app:app``) or the background work out.
+
+Everything that a process needs is made here and handed down; nothing below imports this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from audit import live
+from audit.health import lag_seconds
+from audit.keys import Keys, public_path, read_vkeys
+from audit.writer import Limits as AuditLimits
+from audit.writer import Writer
+from authz.enforcer import Authorizer
+from authz.identity import Authenticator
+from countersign.settings import Settings, SettingsError, load
+from db.migrate import head
+from db.pool import open_pool
+from resolvers import audit_roots
+from resolvers.callers import Callers
+from resolvers.context import Front, Limits, Services, utc_now
+from resolvers.cursors import Cursors
+from resolvers.documents import Documents
+from resolvers.edge import Edge
+from resolvers.http import GraphQL
+from resolvers.hub import Hub
+from resolvers.pipeline import Pipeline, no_fault
+from resolvers.reader import Reader
+from resolvers.realtime import RealTime
+from resolvers.realtime_records import StreamRecords
+from resolvers.registry import check
+from resolvers.rest import Probe, Readiness, Routes, database_probe, healthz, jwks
+from resolvers.startup import findings
+from resolvers.tokens import Tokens
+from schema.build import console
+
+if TYPE_CHECKING:
+    import asyncpg
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from resolvers.pipeline import Fault
+
+_STALE_LOG_SECONDS = 60.0  # security-contract FC-3: not ready when the oldest record waits longer for its anchor
+
+
+class Application:
+    """The ASGI application of one serving process; its parts live from lifespan startup to shutdown."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        self._edge: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif self._edge is None:
+            raise RuntimeError("The application was called before its lifespan began.")
+        else:
+            await self._edge(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            self._edge = await self._stack.enter_async_context(serving(self._settings))
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._stack.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[ASGIApp]:
+    """Everything a serving process has, in the order in which it leans on each other."""
+    refuse_misfits()
+    limits = Limits()
+    audit_limits = AuditLimits(unanchored_seconds=settings.max_unanchored_seconds, intake_rows=settings.max_intake_rows)
+    async with AsyncExitStack() as stack:
+        pool = await _pool(stack, settings, "cs_app")
+        audit_pool = await _pool(stack, settings, "cs_audit_reader")
+        keys = Keys.open(settings.keys_dir, create=settings.makes_keys)
+        writer = Writer(keys, origin=settings.audit_origin, limits=audit_limits)
+        stack.push_async_callback(writer.close)
+        authorizer = Authorizer(pool, settings.dsn("cs_app"))
+        await authorizer.start()
+        stack.push_async_callback(authorizer.stop)
+        schema = console()
+
+        def trust() -> live.Trust:
+            vkeys = tuple(read_vkeys(public_path(settings.signer_path)))
+            return live.Trust(settings.audit_origin, vkeys, keys.writer_keys, anchor=settings.anchor_dir)
+
+        reader = Reader(
+            schema,
+            pool,
+            audit_pool,
+            Tokens({"1": keys.next_token_key}, "1", clock=time.time),
+            salt=keys.tag("mask"),
+            functions=audit_roots.functions(audit_pool, trust, audit_limits, worm=False),
+        )
+        pipeline = Pipeline(pool, authorizer, writer, reader.find, schema.rules, fault=_fault(settings))
+        stack.push_async_callback(pipeline.close)
+        dev = _dev_issuer(settings)
+        services = Services(
+            console=schema,
+            callers=Callers(
+                Authenticator(settings.issuers, settings.api_keys, dev), authorizer, clock=utc_now, bad_credential_rate=limits.bad_credential_rate
+            ),
+            authorizer=authorizer,
+            documents=Documents(schema.core),
+            reader=reader,
+            pipeline=pipeline,
+            writer=writer,
+            app_pool=pool,
+            limits=limits,
+            front=Front(hosts=settings.hosts, origins=settings.origins, loopback=settings.embedded, introspection=settings.uses_dev_issuer),
+        )
+        records = StreamRecords(services)
+        realtime = RealTime(services, records)
+        hub = Hub(services, settings.dsn("cs_app"), cursor=Cursors(keys.next_token_key).seal, disclose=records.told, fail=realtime.fail)
+        realtime.attach(hub)
+        await hub.start()
+        stack.push_async_callback(hub.stop)
+        await realtime.start()
+        stack.push_async_callback(realtime.stop)
+        graphql = GraphQL(services)
+        stack.push_async_callback(graphql.stop)
+        http: dict[str, ASGIApp] = {
+            "/graphql": graphql,
+            "/healthz": healthz,
+            "/readyz": Readiness({"database": database_probe(pool, head()), "policy": _policy_probe(authorizer), "audit": _audit_probe(pool)}),
+        }
+        if dev is not None:
+            http["/.well-known/jwks.json"] = jwks(dev)
+        yield Edge(Routes(http, {"/graphql/realtime": realtime}), services.front)
+
+
+async def run_background(settings: Settings, stop: asyncio.Event) -> None:
+    """Seal, anchor, number events, deliver the outbox, keep the timers, until ``stop``. The signing key is opened here alone."""
+    from audit.anchor import DirectoryAnchor
+    from audit.keys import Signer
+    from audit.sealer import Sealer
+    from resolvers.deliveries import Deliveries
+    from resolvers.worker import Worker
+    from services.adapters.kernel_embedded import EmbeddedKernel
+
+    fault = _fault(settings)
+    audit_limits = AuditLimits(unanchored_seconds=settings.max_unanchored_seconds, intake_rows=settings.max_intake_rows)
+    async with AsyncExitStack() as stack:
+        pool = await _pool(stack, settings, "cs_worker")
+        audit_pool = await _pool(stack, settings, "cs_audit_reader")
+        keys = Keys.open(settings.keys_dir, create=settings.makes_keys)
+        writer = Writer(keys, origin=settings.audit_origin, limits=audit_limits)
+        stack.push_async_callback(writer.close)
+        authorizer = Authorizer(pool, settings.dsn("cs_worker"))
+        await authorizer.start()
+        stack.push_async_callback(authorizer.stop)
+        schema = console()
+        reader = Reader(
+            schema, pool, audit_pool, Tokens({"1": keys.next_token_key}, "1", clock=time.time), salt=keys.tag("mask"),
+            functions=audit_roots.functions(audit_pool, lambda: live.Trust(settings.audit_origin, ()), audit_limits, worm=False),
+        )  # fmt: skip
+        pipeline = Pipeline(pool, authorizer, writer, reader.find, schema.rules, fault=fault)
+        stack.push_async_callback(pipeline.close)
+        deliveries = Deliveries(pool, pipeline, EmbeddedKernel(pool), fault=fault)
+        worker = Worker(pool, pipeline, deliveries, listen=settings.dsn("cs_worker"), fault=fault)
+        signer = Signer.open(settings.signer_path, settings.audit_origin, create=settings.makes_keys)
+        sealer = Sealer(settings.dsn("cs_sealer"), keys=keys, signer=signer, anchor=DirectoryAnchor(settings.anchor_dir), writer=writer)
+        stack.push_async_callback(sealer.close)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(worker.run(stop))
+            group.create_task(sealer.run(stop))
+
+
+def refuse_misfits() -> None:
+    """Start only when schema, policy, approval policies and commands fit each other. Raises ``SettingsError`` naming each misfit."""
+    found = findings()
+    if found:
+        raise SettingsError("The schema does not pass its lint; `countersign schema check` lists this too:\n" + "\n".join(found))
+    mutation = console().core.mutation_type
+    check(mutation.fields if mutation else ())
+
+
+async def _pool(stack: AsyncExitStack, settings: Settings, role: Any) -> asyncpg.Pool[Any]:
+    pool = await open_pool(settings.dsn(role), size=settings.pool_size)
+    stack.push_async_callback(pool.close)
+    return pool
+
+
+def _dev_issuer(settings: Settings) -> Any:
+    if not settings.uses_dev_issuer:
+        return None
+    from authz.dev_issuer import DevIssuer
+
+    return DevIssuer(settings.dev_issuer_dir)
+
+
+def _policy_probe(authorizer: Authorizer) -> Probe:
+    async def probe() -> str | None:
+        return authorizer.problem
+
+    return probe
+
+
+def _audit_probe(pool: asyncpg.Pool[Any]) -> Probe:
+    async def probe() -> str | None:
+        waiting = await lag_seconds(pool)
+        return None if waiting < _STALE_LOG_SECONDS else f"The oldest audit record waits {waiting:.0f} s for its anchor; is `countersign work` running?"
+
+    return probe
+
+
+def _fault(settings: Settings) -> Fault:
+    """Crash tests name one point in COUNTERSIGN_CRASH_AT: the first process of this home that reaches it is killed there, once."""
+    point = settings.crash_at
+    if point is None:
+        return no_fault
+    marker = settings.home_path / f"crashed-{point}"
+
+    async def fault(reached: str) -> None:
+        if reached == point and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return fault
+
+
+def create_app(settings: Settings) -> Application:
+    """The application for these settings."""
+    return Application(settings)
+
+
+def __getattr__(name: str) -> Any:
+    """``app:app`` is made when it is first asked for, so that importing this module reads no configuration."""
+    if name == "app":
+        return create_app(load())
+    raise AttributeError(name)
+
+

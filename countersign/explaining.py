@@ -1,0 +1,69 @@
+"""What ``countersign policy explain`` asks: the stored person, the schema's field, and ``authz.explain``, which decides."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import asyncpg
+
+from countersign import dev_tokens
+from countersign.settings import Settings
+
+
+class UnknownFieldError(Exception):
+    """The schema has no such field; the message lists near ones."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A person, a field, and what is known of the object."""
+
+    handle: str
+    field: str
+    city: str | None = None
+    category: str | None = None
+    amount_minor: int | None = None
+
+
+async def explained(settings: Settings, question: Question) -> dict[str, Any]:
+    """The decision as data, ``allowed`` among it. Raises ``UnknownFieldError`` and ``NobodyError``."""
+    from authz.directory import load_staff
+    from authz.enforcer import Snapshot
+    from authz.explain import explain
+    from authz.policy import Policy
+    from authz.scope import UNSCOPED
+    from schema.build import console
+
+    rules = console().rules
+    type_name, _, field_name = question.field.partition(".")
+    rule = rules.get((type_name, field_name))
+    if rule is None:
+        near = sorted(f"{t}.{f}" for t, f in rules if type_name in (t, "") or f in (field_name, type_name))[:8]
+        raise UnknownFieldError(
+            f"{question.field} is no field of the schema." + (f" Near ones: {', '.join(near)}." if near else "")
+        )
+    person = await dev_tokens.find(settings, question.handle)
+    conn: asyncpg.Connection[Any] = await asyncpg.connect(**settings.dsn("cs_app").connect_kwargs())
+    try:
+        version, staff = await load_staff(conn)
+        now = await conn.fetchval("SELECT console_now()")
+    finally:
+        await conn.close()
+    snapshot = Snapshot(version, Policy.shipped(), staff)
+    facts: dict[str, int | str] = {}
+    if question.amount_minor is not None:
+        # A first request of the day: its amount is also the day's sum.
+        facts = {"amountMinor": question.amount_minor, "sum24hMinor": question.amount_minor}
+    if question.category is not None:
+        facts["contentCategory"] = question.category
+    answer = explain(
+        snapshot,
+        snapshot.grants_of(person.id, now),
+        rule,
+        static_facts={"rootField": field_name},
+        facts=facts,
+        city_id=question.city if question.city is not None else UNSCOPED,
+        category=question.category if question.category is not None else UNSCOPED,
+    )
+    return {"handle": person.handle, **asdict(answer)}
