@@ -29,6 +29,8 @@ from resolvers.context import Front, Limits, Services, utc_now
 from resolvers.cursors import Cursors
 from resolvers.documents import Documents
 from resolvers.edge import Edge
+from resolvers.graphiql import GraphiQL, Person
+from resolvers.graphiql_tabs import TABS
 from resolvers.http import GraphQL
 from resolvers.hub import Hub
 from resolvers.pipeline import Pipeline, no_fault
@@ -123,7 +125,7 @@ async def serving(settings: Settings) -> AsyncIterator[ASGIApp]:
             writer=writer,
             app_pool=pool,
             limits=limits,
-            front=Front(hosts=settings.hosts, origins=settings.origins, loopback=settings.embedded, introspection=settings.uses_dev_issuer),
+            front=Front(hosts=settings.hosts, origins=settings.origins, loopback=settings.serves_loopback, introspection=settings.uses_dev_issuer),
         )
         records = StreamRecords(services)
         realtime = RealTime(services, records)
@@ -133,9 +135,11 @@ async def serving(settings: Settings) -> AsyncIterator[ASGIApp]:
         stack.push_async_callback(hub.stop)
         await realtime.start()
         stack.push_async_callback(realtime.stop)
-        graphql = GraphQL(services)
+        graphiql = GraphiQL(tabs=TABS, people=lambda: _demo_people(dev) if settings.demo_mode else [])
+        graphql = GraphQL(services, graphiql)
         stack.push_async_callback(graphql.stop)
         http: dict[str, ASGIApp] = {
+            **graphiql.routes(),
             "/graphql": graphql,
             "/healthz": healthz,
             "/readyz": Readiness({"database": database_probe(pool, head()), "policy": _policy_probe(authorizer), "audit": _audit_probe(pool)}),
@@ -203,6 +207,13 @@ def _dev_issuer(settings: Settings) -> Any:
     from authz.dev_issuer import DevIssuer
 
     return DevIssuer(settings.dev_issuer_dir)
+
+
+def _demo_people(dev: Any) -> list[Person]:
+    """Whom GraphiQL may ask as: the demo's people, each with a fresh token."""
+    from countersign.demo_data import HANDLES, staff_id
+
+    return [Person(handle, handle, dev.token(staff_id(handle))) for handle in HANDLES]
 
 
 def _policy_probe(authorizer: Authorizer) -> Probe:

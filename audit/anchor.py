@@ -19,11 +19,11 @@ from typing import Any, Final
 import asyncpg
 
 from audit import checkpoint, merkle, store
+from audit.formats import Checkpoint, NoteError, read_note
 from audit.keys import Signer
 from audit.merkle import HASH, WIDTH, entry_bundle, tile_path
 from audit.record import leaf
 from audit.store import Head, LogConflictError
-from audit.verify import Checkpoint, NoteError, read_note
 
 _ATTEMPTS: Final = 3
 _INSERT: Final = """

@@ -15,10 +15,11 @@ import asyncpg
 from audit import store
 from audit.bundle import anchored_notes, pinned, stale
 from audit.checkpoint import proof_text, signers
+from audit.formats import WIDTH, Checkpoint, leaf_hash
 from audit.health import health
 from audit.record import COLUMNS, timestamp
 from audit.store import Head, LogConflictError
-from audit.verify import WIDTH, Checker, Checkpoint, Entry, Finding, Report, heads, leaf_hash, named
+from audit.verify import Checker, Entry, Finding, Report, heads
 from schema.errors import ConsoleError
 
 MAX_RANGE: Final = 100_000
@@ -140,7 +141,7 @@ class _Run:
                 self._report.add(Finding("COLUMN_MISMATCH", detail, expected=str(head.size), found=str(row["size"])))
         newest = trusted[-1] if trusted else None
         if newest is not None and newest.size > self._report.head_size:
-            detail = f"{named(newest)}, is known ({newest.source}), and the database ends at {self._report.head_size}"
+            detail = f"{newest.name}, is known ({newest.source}), and the database ends at {self._report.head_size}"
             self._report.add(
                 Finding(
                     "ROLLBACK",

@@ -34,6 +34,7 @@ from audit.record import (
     parse,
 )
 from audit.store import Head, LogConflictError
+from audit.verify import moment
 from audit.writer import Writer
 from db import locks
 from db.pool import Dsn
@@ -210,7 +211,7 @@ class Sealer:
                     body = parse(data)
                     projected = columns(body)
                     numbers(body)
-                    proper = str(UUID(body["id"])) == body["id"]
+                    proper = str(UUID(body["id"])) == body["id"] and moment(body["at"]) is not None
                 except (NotCanonicalError, ValueError, KeyError, TypeError, AttributeError):
                     proper = False
                 if not proper:

@@ -119,7 +119,7 @@ def query(
 ) -> None:
     """Run one GraphQL operation as a staff member, with no server needed in embedded mode. Exit 1 when it answers errors.
 
-    Example: countersign query --as support-agent '{ me { staff { handle } } }'
+    Example: countersign query --as support-agent '{ me { staff { displayName } } }'
     """
     import asyncio
     import json
@@ -177,6 +177,27 @@ def doctor(as_json: AsJson = False) -> None:
     typer.echo(render(findings, as_json=as_json))
     if any(finding.verdict == "wrong" for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command("make-keys")
+def make_keys() -> None:
+    """Make the keys of a new log where COUNTERSIGN_KEYS and COUNTERSIGN_AUDIT_SIGNER say, and print the public one. Keeps what is there.
+
+    Example: countersign make-keys
+    """
+    from audit.keys import Keys, Signer
+    from countersign.embedded import make_home
+    from countersign.settings import load
+
+    settings = load()
+    make_home(settings.home_path)
+    Keys.open(settings.keys_dir)
+    signer = Signer.open(settings.signer_path, settings.audit_origin)
+    typer.echo(
+        f"Keys are in {settings.keys_dir}, the signing key is {settings.signer_path}; back both up. Its public key:",
+        err=True,
+    )
+    typer.echo(signer.vkey)
 
 
 @app.command("amplify-outputs")

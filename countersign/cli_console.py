@@ -68,6 +68,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def report(error: Exception) -> int:
     """Say an error in one sentence on stderr; return the exit code (2 for wrong configuration, else 1)."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
     typer.echo(f"Error: {_sentence(error)}", err=True)
     return 2 if type(error).__name__ == "SettingsError" else 1
 

@@ -128,7 +128,7 @@ def _files(settings: Settings) -> Iterator[Finding]:
                 yield Finding(
                     about,
                     "wrong",
-                    f"{path} is missing; restore it from its backup. Nothing is made up beside a real database",
+                    f"{path} is missing; restore it from its backup, or run `countersign make-keys` for a new log",
                 )
         elif path.stat().st_mode & 0o077:
             yield Finding(about, "wrong", f"{path} can be read by others; run: chmod 600 {path}")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from countersign.settings import process_environment
-from resolvers.graphiql import FETCHED, FILES, FOLDER, installed
+from resolvers.graphiql import FETCHED, FILES, FOLDER
 
 _SECONDS: Final = 180
 _PACKAGE: Final = Path("node_modules/@graphql-yoga/render-graphiql")

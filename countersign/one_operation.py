@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
 
+from countersign.lifespan import lifespan
 from countersign.settings import Settings
 
 
@@ -17,39 +16,8 @@ async def post(settings: Settings, token: str, body: dict[str, Any]) -> dict[str
     from app import create_app
 
     application = create_app(settings)
-    async with _lifespan(application):
+    async with lifespan(application):
         return await _call(application, token, orjson.dumps(body))
-
-
-@asynccontextmanager
-async def _lifespan(application: Any) -> AsyncIterator[None]:
-    """The ASGI lifespan protocol from the server's side."""
-    to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    from_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
-    task = asyncio.create_task(application(scope, to_app.get, from_app.put))
-    try:
-        await _said(task, from_app, to_app, "lifespan.startup")
-        yield
-        await _said(task, from_app, to_app, "lifespan.shutdown")
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-
-
-async def _said(
-    task: asyncio.Task[None], from_app: asyncio.Queue[dict[str, Any]], to_app: asyncio.Queue[dict[str, Any]], event: str
-) -> None:
-    await to_app.put({"type": event})
-    answer = asyncio.create_task(from_app.get())
-    await asyncio.wait([task, answer], return_when=asyncio.FIRST_COMPLETED)
-    if not answer.done():
-        answer.cancel()
-        await task  # raises what ended it
-        raise RuntimeError(f"The application ended during {event}.")
-    message = answer.result()
-    if message["type"] != f"{event}.complete":
-        raise RuntimeError(message.get("message") or f"The application refused {event}.")
 
 
 async def _call(application: Any, token: str, body: bytes) -> dict[str, Any]:

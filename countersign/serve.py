@@ -14,8 +14,9 @@ import http.client
 import json
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -27,7 +28,7 @@ from countersign.database import prepare
 from countersign.embedded import Cluster, find_binaries, make_home
 from countersign.listening import bind, visible
 from countersign.settings import Settings
-from countersign.worker_process import Assignment
+from countersign.worker_process import Assignment, module_command
 
 _POLL_SECONDS: Final = 0.2
 _DRAIN_SECONDS: Final = 9.0
@@ -70,6 +71,10 @@ def serve(settings: Settings, options: Options, say: Say, progress: Progress) ->
     """Run until SIGINT or SIGTERM. Raises ``ServeError``, ``EmbeddedError``, ``PortError`` or ``MigrationError``."""
     with ExitStack() as stack, _signals() as signals:
         try:
+            if not settings.serves_loopback and not settings.hosts:
+                raise ServeError(
+                    "Nobody could call this server: set COUNTERSIGN_ALLOWED_HOSTS to the names that its clients use."
+                )
             make_home(settings.home_path)
             stack.enter_context(_only_server(settings))
             plain = bind(options.host, options.port, "--port")
@@ -104,6 +109,8 @@ def serve(settings: Settings, options: Options, say: Say, progress: Progress) ->
             # Reverse order of what a stop does: the cluster's callback stands first, so it runs last.
             stack.callback(stop_all, background, _BACKGROUND_SECONDS)
             stack.callback(stop_all, serving, _DRAIN_SECONDS)
+            if settings.uses_dev_issuer:
+                stack.enter_context(_graphiql(environment, say))
             say(
                 f"Starting {options.workers} serving process{'es' if options.workers > 1 else ''} and the background one"
             )
@@ -157,6 +164,26 @@ def _only_server(settings: Settings) -> Iterator[IO[str]]:
         yield lock
 
 
+@contextmanager
+def _graphiql(environment: Mapping[str, str], say: Say) -> Iterator[None]:
+    """Fetch GraphiQL beside the starting server where it is missing; nothing waits for it, and it ends with the server."""
+    from resolvers.graphiql import installed
+
+    if installed():
+        yield
+        return
+    say("GraphiQL is being fetched in the background")
+    fetching = subprocess.Popen(
+        module_command("countersign.graphiql"), env=dict(environment), stdin=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield
+    finally:
+        if fetching.poll() is None:
+            os.killpg(fetching.pid, signal.SIGKILL)  # npm and what it started
+        fetching.wait()
+
+
 def _certificate(settings: Settings) -> tls.Certificate:
     if settings.tls_cert is not None and settings.tls_key is not None:
         return tls.Certificate(settings.tls_cert, settings.tls_key, None)
@@ -202,7 +229,7 @@ class _Watch:
             except GivenUpError as error:
                 raise ServeError(str(error)) from None
             if not announced:
-                ready, body = _ready(self.public)
+                ready, body = _ready(self.public, min(self.settings.hosts, default=None))
                 if ready:
                     announced = True
                     self._announce()
@@ -240,14 +267,15 @@ class _Watch:
         return [
             f"  Token        of {_SHOWN_HANDLE}, one hour (others: countersign token --as HANDLE, countersign staff list):",
             token,
-            "  Try next     countersign demo   |   countersign query --as support-agent '{ me { staff { handle } } }'",
+            "  Try next     countersign demo   |   countersign query --as support-agent '{ me { staff { displayName } } }'",
         ]
 
 
-def _ready(public: str) -> tuple[bool, str]:
+def _ready(public: str, host: str | None) -> tuple[bool, str]:
+    """Whether the server answers that it is ready, asked by a ``host`` name that it lets in; and what it said."""
     connection = http.client.HTTPConnection(public.removeprefix("http://"), timeout=2)
     try:
-        connection.request("GET", "/readyz")
+        connection.request("GET", "/readyz", headers={"Host": host} if host else {})
         answer = connection.getresponse()
         body = answer.read(4096).decode(errors="replace")
         return answer.status == http.HTTPStatus.OK, _compact(body)

@@ -69,7 +69,9 @@ class Settings(BaseSettings):
     tls_key: Path | None = None
     public_url: str | None = None  # what the supervisor listens on, for pages and amplify_outputs.json
     tls_port: int | None = Field(default=None, ge=1, le=65535)
-    allowed_hosts: str = ""  # comma-separated Host names served behind a proxy; loopback names are free in the embedded mode
+    allowed_hosts: str = (
+        ""  # comma-separated Host names served behind a proxy; loopback names are free in the embedded mode
+    )
     allowed_origins: str = ""  # comma-separated exact Origin values of the front ends
     crash_at: str | None = None  # crash tests: the fault point where one process of this home is killed, once
     pool_size: int = Field(default=8, ge=1, le=64)
@@ -136,6 +138,11 @@ class Settings(BaseSettings):
         return _names(self.allowed_origins)
 
     @property
+    def serves_loopback(self) -> bool:
+        """Whether loopback names are free to call by: on one's own machine. Else only ``hosts`` are answered."""
+        return self.embedded or self.uses_dev_issuer
+
+    @property
     def demo_mode(self) -> bool:
         return self.uses_dev_issuer and (self.embedded if self.demo is None else self.demo)
 
@@ -162,8 +169,8 @@ class Settings(BaseSettings):
 
     @property
     def makes_keys(self) -> bool:
-        """Whether missing keys are made: only where everything is local; elsewhere a missing key is an error."""
-        return self.embedded and not self.issuers
+        """Whether missing keys are made at the start: only for a trial. Elsewhere a missing key is an error (FC-14)."""
+        return self.uses_dev_issuer
 
     @property
     def tls_dir(self) -> Path:

@@ -65,7 +65,7 @@ class Walk:
     def holds(self, promise: str, kept: bool, found: object = None) -> None:
         if not kept:
             raise BrokenPromise(f"step {self.steps}: {promise}" + (f"; found {found}" if found is not None else ""))
-        self.console.print(f"   [green]✓[/green] {escape(promise)}")
+        self.console.print(f"   [green]✓[/green] {escape(promise)}", soft_wrap=True)
 
     def shows(self, line: str) -> None:
         self.console.print(f"   [dim]{escape(line)}[/dim]", soft_wrap=True)
@@ -215,12 +215,16 @@ async def _overwrite(conn: asyncpg.Connection[Any], record_id: str, body: str) -
     """What only a superuser can: drop the guards for one statement of one transaction."""
     partition = await conn.fetchval("SELECT tableoid::regclass::text FROM audit.record WHERE id = $1", record_id)
     events = [row["evtname"] for row in await conn.fetch("SELECT evtname FROM pg_event_trigger WHERE evtenabled <> 'D'")]
+    rows = await conn.fetch("SELECT tgname FROM pg_trigger WHERE tgrelid = $1::text::regclass AND NOT tgisinternal", partition)
+    triggers = [row["tgname"] for row in rows]
     async with conn.transaction():
         for name in events:
             await conn.execute(f'ALTER EVENT TRIGGER "{name}" DISABLE')
-        await conn.execute(f"ALTER TABLE {partition} DISABLE TRIGGER ALL")
+        for name in triggers:
+            await conn.execute(f'ALTER TABLE {partition} DISABLE TRIGGER "{name}"')
         await conn.execute(f"UPDATE {partition} SET body = $2 WHERE id = $1", record_id, body)  # noqa: S608 - a catalogue name
-        await conn.execute(f"ALTER TABLE {partition} ENABLE ALWAYS TRIGGER ALL")
+        for name in triggers:
+            await conn.execute(f'ALTER TABLE {partition} ENABLE ALWAYS TRIGGER "{name}"')
         for name in events:
             await conn.execute(f'ALTER EVENT TRIGGER "{name}" ENABLE ALWAYS')
 
@@ -241,7 +245,7 @@ async def run(settings: Settings, port: int, tls_port: int) -> int:
     log = settings.home_path / "demo-server.log"
     try:
         if not await asyncio.to_thread(_answers, url):
-            console.print(f"No server at {url}; starting one for the walk (its output: {log}).")
+            console.print(f"No server at {url}; starting one for the walk (its output: {log}).", soft_wrap=True)
             started = await asyncio.to_thread(_start, settings, port, tls_port, log)
             deadline = time.monotonic() + 90
             while not await asyncio.to_thread(_answers, url):

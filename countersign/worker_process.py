@@ -24,6 +24,7 @@ from typing import Any, Final
 import uvicorn
 
 import countersign
+from countersign.lifespan import lifespan
 from countersign.settings import Settings, SettingsError, load
 
 WRONG_USE: Final = 2  # exit code of a child that cannot run like this, however often it is started
@@ -36,8 +37,17 @@ _FRAME_BYTES: Final = 160 * 1024
 _DEAD_PEER_SECONDS: Final = 25.0  # a dead peer is found within 60 s (WS-8)
 _BOOT: Final = (
     "import sys; sys.path.append(sys.argv[1]); import countersign; countersign.activate();"
-    " from countersign.worker_process import main; main(sys.argv[2])"
+    " import importlib; importlib.import_module(sys.argv[2]).main(*sys.argv[3:])"
 )
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """The command line that calls ``main`` of a module of ours in a process of its own.
+
+    ``-P``: a folder named like ours in the working directory is not imported.
+    """
+    package = str(Path(countersign.__file__).resolve().parent.parent)
+    return [sys.executable, "-P", "-c", _BOOT, package, module, *arguments]
 
 
 @dataclass(frozen=True)
@@ -52,9 +62,8 @@ class Assignment:
     key: str = ""
 
     def command(self) -> list[str]:
-        """The command line of the child. ``-P``: a folder named like ours in the working directory is not imported."""
-        package = str(Path(countersign.__file__).resolve().parent.parent)
-        return [sys.executable, "-P", "-c", _BOOT, package, json.dumps(asdict(self))]
+        """The command line of the child."""
+        return module_command(__name__, json.dumps(asdict(self)))
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -76,14 +85,35 @@ def main(assignment: str) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     threading.Thread(target=_watch_parent, args=(me.parent,), daemon=True).start()
     try:
-        settings = load()
         if me.kind == "work":
-            run_background(settings)
+            run_background(load())
         else:
             _run_servers(me)
-    except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(WRONG_USE) from None
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told by the exit code
+        raise SystemExit(_judged(error)) from None
+
+
+def _judged(error: BaseException) -> int:
+    """Say why the process ends, a bug with its traceback; return the exit code."""
+    import asyncpg
+
+    from audit.keys import KeyFileError
+    from authz.policy import PolicyError
+    from schema.errors import ConsoleError
+
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    sentence = " ".join(str(error).split())
+    if isinstance(error, SettingsError | KeyFileError | PolicyError):
+        sys.stderr.write(f"{sentence}\n")
+        return WRONG_USE
+    if isinstance(
+        error, OSError | asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError | ConsoleError
+    ):
+        sys.stderr.write(f"The database does not answer: {sentence}\n")
+        return 1
+    logging.getLogger(__name__).error("the process ends", exc_info=error)
+    return 1
 
 
 def _watch_parent(descriptor: int) -> None:
@@ -98,6 +128,7 @@ def _run_servers(me: Assignment) -> None:
     from app import app
 
     common: dict[str, Any] = {
+        "lifespan": "off",  # one for both servers, ours
         "ws": "websockets-sansio",  # the fastest of uvicorn's for a fan-out, and its writes wait for the peer
         "ws_max_size": _FRAME_BYTES,
         "ws_per_message_deflate": False,
@@ -112,13 +143,13 @@ def _run_servers(me: Assignment) -> None:
         "timeout_keep_alive": 60,
         "timeout_graceful_shutdown": _DRAIN_SECONDS,
     }
-    servers = [(_Server(uvicorn.Config(app, lifespan="on", **common)), _sockets(me.plain))]
+    servers = [(_Server(uvicorn.Config(app, **common)), _sockets(me.plain))]
     if me.tls:
-        tls = uvicorn.Config(app, lifespan="off", ssl_certfile=me.cert, ssl_keyfile=me.key, **common)
+        tls = uvicorn.Config(app, ssl_certfile=me.cert, ssl_keyfile=me.key, **common)
         servers.append((_Server(tls), _sockets(me.tls)))
     loop_factory = servers[0][0].config.get_loop_factory()
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(_serve(servers))
+        runner.run(_serve(app, servers))
 
 
 def _sockets(descriptors: Sequence[int]) -> list[socket.socket]:
@@ -133,29 +164,21 @@ def stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def _serve(servers: Sequence[tuple[_Server, list[socket.socket]]]) -> None:
-    """Serve until a signal. The first server carries the lifespan, so it starts first and ends last."""
+async def _serve(app: Any, servers: Sequence[tuple[_Server, list[socket.socket]]]) -> None:
+    """Serve until a signal: listeners close first, then the application ends. Raises what its start raises."""
     stop = stop_on_signals()
-    stopping = asyncio.create_task(stop.wait())
-    running: list[asyncio.Task[None]] = []
-    for server, sockets in servers:
-        task = asyncio.create_task(server.serve(sockets))
-        running.append(task)
-        while not server.started and not task.done() and not stop.is_set():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)  # uvicorn tells of its start by a flag alone
-        if task.done():
-            break
-    await asyncio.wait([stopping, *running], return_when=asyncio.FIRST_COMPLETED)
-    failed = not stop.is_set()
-    for (server, _), task in reversed(list(zip(servers, running, strict=False))):
-        server.should_exit = True
-        await asyncio.wait([task])
-        if not task.cancelled() and task.exception() is not None:
-            logging.getLogger(__name__).error("a listener ended", exc_info=task.exception())
-            failed = True
-    stopping.cancel()
-    if failed:
-        raise SystemExit(1)
+    async with lifespan(app):
+        stopping = asyncio.create_task(stop.wait())
+        running = [asyncio.create_task(server.serve(sockets)) for server, sockets in servers]
+        await asyncio.wait([stopping, *running], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        for server, _ in servers:
+            server.should_exit = True
+        for ended in await asyncio.gather(*running, return_exceptions=True):
+            if isinstance(ended, Exception):
+                raise ended
+    if not stop.is_set():
+        raise RuntimeError("A listener ended by itself.")
 
 
 def run_background(settings: Settings) -> None:

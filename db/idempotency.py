@@ -32,7 +32,7 @@ _STORED = "SELECT arguments_hash, result FROM idempotency WHERE caller_id = $1 A
 _STORE = "UPDATE idempotency SET result = $4::jsonb WHERE caller_id = $1 AND mutation = $2 AND key = $3"
 _FORGET = """
 DELETE FROM idempotency WHERE (caller_id, mutation, key) IN (
-  SELECT caller_id, mutation, key FROM idempotency WHERE created_at < $1 LIMIT 1000)
+  SELECT caller_id, mutation, key FROM idempotency WHERE created_at < console_now() - $1::interval LIMIT 1000)
 """
 
 
@@ -77,7 +77,6 @@ async def store(uow: UnitOfWork, caller_id: str, mutation: str, key: str, result
     await uow.execute(_STORE, caller_id, mutation, key, orjson.dumps(result).decode())
 
 
-async def forget(conn: asyncpg.Connection[Any], now_minus: timedelta = KEEP) -> None:
+async def forget(conn: asyncpg.Connection[Any]) -> None:
     """Delete a batch of keys past their time; the background child's."""
-    before = await conn.fetchval("SELECT console_now() - $1::interval", now_minus)
-    await conn.execute(_FORGET, before)
+    await conn.execute(_FORGET, KEEP)

@@ -36,6 +36,15 @@ _ROLE_SETTINGS: Final = (
 )
 
 
+# A role or database that is not there, as the login itself or as the role it takes on at once.
+_NO_ROLES: Final = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InvalidParameterValueError,
+)
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+
+
 class MigrationError(Exception):
     """The database cannot be brought to the wanted revision; the message says why and what to do."""
 
@@ -137,7 +146,7 @@ async def install_event_guards(superuser: Mapping[str, Any]) -> bool:
     try:
         if await conn.fetchval("SELECT 1 FROM pg_event_trigger WHERE evtname LIKE 'countersign\\_audit\\_%' LIMIT 1"):
             return True
-        return bool(await conn.fetchval("SELECT audit.install_event_guards()"))
+        return bool(await conn.fetchval("SELECT public.audit_install_event_guards()"))
     finally:
         await conn.close()
 
@@ -173,13 +182,11 @@ async def status(owner: Mapping[str, Any]) -> Status:
 
 
 def head() -> str:
-    """The newest revision known."""
-    from alembic.script import ScriptDirectory
-
-    found = ScriptDirectory.from_config(_config()).get_current_head()
-    if found is None:
+    """The newest revision known, by the files' numbers: serving processes ask it and need no Alembic for that."""
+    found = sorted(path.name.partition("_")[0] for path in (FOLDER / "versions").glob("[0-9]*_*.py"))
+    if not found:
         raise MigrationError(f"There are no revisions in {FOLDER}.")
-    return found
+    return found[-1]
 
 
 def _config() -> Config:
@@ -193,11 +200,17 @@ def _config() -> Config:
 
 async def _with_config(owner: Mapping[str, Any], run: Callable[[Config], Result]) -> Result:
     """Run Alembic, which is synchronous, on an asyncpg connection by SQLAlchemy's greenlet bridge."""
+    from sqlalchemy.exc import DBAPIError
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.pool import NullPool
 
+    try:
+        conn: asyncpg.Connection[Any] = await asyncpg.connect(**owner)
+    except _NO_ROLES as error:
+        raise MigrationError(f"The database is not prepared ({error}). Run `countersign migrate up`.") from error
+
     async def connect(*_: Any, **__: Any) -> asyncpg.Connection[Any]:
-        return await asyncpg.connect(**owner)
+        return conn
 
     def with_connection(connection: Connection) -> Result:
         config = _config()
@@ -208,12 +221,18 @@ async def _with_config(owner: Mapping[str, Any], run: Callable[[Config], Result]
     try:
         async with engine.connect() as connection:
             return await connection.run_sync(with_connection)
-    except asyncpg.LockNotAvailableError as error:
+    except (asyncpg.LockNotAvailableError, DBAPIError) as error:
+        if (
+            not isinstance(error, asyncpg.LockNotAvailableError)
+            and getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE
+        ):
+            raise
         raise MigrationError(
             f"A migration waited longer than {LOCK_TIMEOUT} for a lock and was taken back. Run it again when it is calmer."
         ) from error
     finally:
         await engine.dispose()
+        await conn.close()
 
 
 def run_script(name: str) -> None:

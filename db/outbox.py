@@ -28,9 +28,6 @@ WHERE id IN (
   ORDER BY next_attempt_at, id LIMIT $3 FOR UPDATE SKIP LOCKED)
 RETURNING *
 """
-_WAITING = """
-SELECT count(*) FROM outbox WHERE state IN ('PENDING', 'RETRYING') AND next_attempt_at <= $1
-"""
 _DELIVERED = """
 UPDATE outbox SET state = 'DELIVERED', delivered_at = $2, next_attempt_at = NULL, last_error_code = NULL
 WHERE id = $1 AND state <> 'DELIVERED'

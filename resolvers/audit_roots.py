@@ -14,8 +14,7 @@ import asyncpg
 
 from audit import health, live
 from audit.writer import Limits
-from resolvers.computed import Call
-from resolvers.reader import Function
+from resolvers.computed import Call, Function
 from resolvers.hub_rights import in_team
 from schema.errors import ConsoleError
 

@@ -35,7 +35,12 @@ def actor(snapshot: Snapshot, staff_id: str, kind: str | None = None) -> dict[st
     """Someone who did something, by the staff directory; an id that is in it no more is still told."""
     person = snapshot.staff.get(staff_id)
     if person is None:
-        return {"id": staff_id, "kind": kind or "SYSTEM", "displayName": staff_id, "roles": []}
+        return {
+            "id": staff_id,
+            "kind": kind or "SYSTEM",
+            "displayName": staff_id if kind == "SERVICE" else "System",
+            "roles": [],
+        }
     held = {grant.role for grant in person.grants}
     return {"id": person.id, "kind": kind or "STAFF", "displayName": person.display_name, "roles": sorted(held)}
 

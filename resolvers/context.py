@@ -6,13 +6,10 @@ Both are immutable. A ``Request`` holds the policy snapshot it is judged by: who
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-
-import orjson
 
 if TYPE_CHECKING:
     import asyncpg
@@ -49,12 +46,6 @@ class Request:
     def under(self, caller: Caller, snapshot: Snapshot) -> Request:
         """The same request judged by a newer snapshot."""
         return replace(self, caller=caller, snapshot=snapshot)
-
-    @staticmethod
-    def digest(arguments: Mapping[str, Any]) -> str:
-        """SHA-256 of the canonical arguments of one root field: what a record says of them, whatever they hold."""
-        canonical = orjson.dumps(arguments, default=str, option=orjson.OPT_SORT_KEYS)
-        return hashlib.sha256(canonical).hexdigest()
 
 
 def utc_now() -> datetime:

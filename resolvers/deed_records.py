@@ -135,7 +135,8 @@ def of_refusal(
         approval=None if target is None else approval_of(target.row),
         idem=key_digest(sight.idempotency_key),
         result={"code": code, "outcome": "FAILED"},
-        subject_id=None if target is None else target.subject_id,
+        # Without the subject's tag: nothing of the subject is in it, and making his first key could wait for the very
+        # transaction that this attempt ran into.
         priv={"request.ip": request.ip},
     )
 

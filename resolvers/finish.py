@@ -27,7 +27,7 @@ from graphql import (
 from graphql.execution.values import VariableValues
 
 from resolvers import computed
-from resolvers import sources as spec
+from resolvers import source_fields as spec
 from resolvers.binding import Binding
 from resolvers.edge_errors import coded
 from resolvers.labels import KEY, ROW, label
@@ -206,7 +206,11 @@ def render_error(error: GraphQLError, core: GraphQLSchema | None = None) -> dict
         return _null_error(match[1], match[2], path, core)
     if original is None:  # raised by graphql-core itself: a value that its type cannot show
         original = error
-    found = coded(original, "-") if not isinstance(original, ConsoleError) else original
+    if isinstance(original, ConsoleError):
+        found = original
+    else:
+        coded(original, "-")  # class and frames for the log
+        found = ConsoleError("INTERNAL")
     return {
         "path": path,
         "data": None,

@@ -249,6 +249,8 @@ class GraphQL:
         errors: list[dict[str, Any]] = []
         receipt: dict[str, Any] = {}
 
+        self._services.reader.check(request.caller, request.snapshot, operation, variables, root.nodes[0])
+
         async def answer(uow: UnitOfWork, result: Result, extra: Mapping[str, Any]) -> Any:
             held = await self._as_of(request, uow.authz_version)
             payload = await self._services.reader.payload(

@@ -14,15 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 from graphql import (
     FieldNode,
     GraphQLField,
-    GraphQLIncludeDirective,
     GraphQLObjectType,
-    GraphQLSkipDirective,
-    InlineFragmentNode,
     SelectionSetNode,
     get_named_type,
     is_list_type,
 )
-from graphql.execution.values import VariableValues, get_argument_values, get_directive_values
+from graphql.execution.values import VariableValues, get_argument_values
 from graphql.type import GraphQLNonNull
 from sqlalchemy import (
     BigInteger,
@@ -45,13 +42,16 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
 from authz.scope import cities_context
 from db.tables import authz_version
-from resolvers import sources as spec
+from resolvers import source_fields as spec
+from resolvers import sources
 from resolvers.binding import Binding, Params
 from resolvers.filters import Filters, converter, instant, iso, scalar
 from resolvers.labels import ALIVE, INNER, KEY, NEED, ROW, label
 from resolvers.masking import MASKS
 from resolvers.scoping import Scoping
-from resolvers.sources import SOURCES, Order, Source, snake
+from resolvers.selections import collected
+from resolvers.source_fields import Order, Source, snake
+from resolvers.sources import SOURCES
 from schema.errors import ConsoleError, NotAuthorizedError
 
 if TYPE_CHECKING:
@@ -300,35 +300,7 @@ class Planner:
 
     # ---------- selections ----------
     def collect(self, selections: Iterable[SelectionSetNode], of: GraphQLObjectType) -> dict[str, list[FieldNode]]:
-        return self.collected(self._operation, self._variables, selections, of)
-
-    @staticmethod
-    def collected(
-        operation: Operation, variables: VariableValues, selections: Iterable[SelectionSetNode], of: GraphQLObjectType
-    ) -> dict[str, list[FieldNode]]:
-        """Fields by response key, fragments expanded, as graphql-core collects them. There are no interfaces and no unions."""
-        found: dict[str, list[FieldNode]] = {}
-        visited: set[str] = set()
-
-        def walk(selection: SelectionSetNode) -> None:
-            for node in selection.selections:
-                if not _included(node, variables):
-                    continue
-                if isinstance(node, FieldNode):
-                    found.setdefault(node.alias.value if node.alias else node.name.value, []).append(node)
-                elif isinstance(node, InlineFragmentNode):
-                    if node.type_condition is None or node.type_condition.name.value == of.name:
-                        walk(node.selection_set)
-                else:
-                    name = node.name.value  # type: ignore[attr-defined] # the third kind: a spread
-                    fragment = operation.fragments[name]
-                    if name not in visited and fragment.type_condition.name.value == of.name:
-                        visited.add(name)
-                        walk(fragment.selection_set)
-
-        for selection in selections:
-            walk(selection)
-        return found
+        return collected(self._operation, self._variables, selections, of)
 
     @staticmethod
     def _selections(nodes: Sequence[FieldNode]) -> list[SelectionSetNode]:
@@ -617,7 +589,7 @@ class Planner:
         return made if found.when is None else case((found.when(row, self._scoping), made))
 
     def _need(self, name: str, row: FromClause) -> ColumnElement[Any]:
-        return row.c[name] if name in row.c else spec.DERIVED[name](row, self._scoping)
+        return row.c[name] if name in row.c else sources.DERIVED[name](row, self._scoping)
 
     def _scalar(self, name: str, specs: Mapping[str, spec.FieldSpec], row: FromClause) -> ColumnElement[Any]:
         found = specs.get(name)
@@ -650,11 +622,11 @@ class Planner:
             )
 
         source = Source(
-            spec.pair_metrics(at("from"), at("to")), key="requester_id", owners=("requester_id", "approver_id")
+            sources.pair_metrics(at("from"), at("to")), key="requester_id", owners=("requester_id", "approver_id")
         )
         row = source.table
         closer = self._scoping.near(source, row)
-        shown = or_(row.c.votes >= literal_column(str(spec.SMALL_CELL)), closer)
+        shown = or_(row.c.votes >= literal_column(str(sources.SMALL_CELL)), closer)
 
         def figure(column: str) -> spec.Expression:
             return spec.Expression(lambda t, _: case((shown, t.c[column]), else_=literal_column("0")))
@@ -681,16 +653,6 @@ class Planner:
             .select_from(made)
             .scalar_subquery()
         )
-
-
-def _included(node: Any, variables: VariableValues) -> bool:
-    if not node.directives:
-        return True
-    skip = get_directive_values(GraphQLSkipDirective, node, variables)
-    if skip and skip["if"]:
-        return False
-    include = get_directive_values(GraphQLIncludeDirective, node, variables)
-    return include is None or bool(include["if"])
 
 
 def page_limit(arguments: Mapping[str, Any]) -> int:

@@ -25,7 +25,9 @@ from resolvers.labels import ROW, label
 from resolvers.plan_cache import PlanCache, rights, shape
 from resolvers.plans import Plan, Planner, Root, Statement, compiled, page_limit
 from resolvers.scoping import Scoping
-from resolvers.sources import SOURCES, snake
+from resolvers.selections import collected
+from resolvers.source_fields import snake
+from resolvers.sources import SOURCES
 from resolvers.tokens import Place, Tokens
 from schema.errors import ConsoleError
 
@@ -180,6 +182,31 @@ class Reader:
         return None if row is None else _decoded(row)
 
     # ---------- payloads ----------
+    def check(
+        self, caller: Caller, snapshot: Snapshot, operation: Operation, variables: VariableValues, node: FieldNode
+    ) -> None:
+        """Refuse, before a mutation runs, what its payload would refuse after it: a limit or a token of a nested list."""
+        plan = self._payload_plan(caller, snapshot, operation, variables, node)
+        binding, _ = self._bind(plan, caller, snapshot, variables)
+        for error in binding.errors.values():
+            raise error
+
+    def _payload_plan(
+        self, caller: Caller, snapshot: Snapshot, operation: Operation, variables: VariableValues, node: FieldNode
+    ) -> Plan:
+        key = (
+            "payload",
+            operation.digest,
+            operation.name,
+            id(node),
+            rights(caller, snapshot),
+            shape(variables.coerced),
+        )
+        nodes = self._root_nodes(operation, variables, node)
+        return self.plans.get(
+            key, lambda: Planner(self._console, operation, variables, caller, snapshot).payload(nodes)
+        )
+
     async def payload(
         self,
         uow: UnitOfWork,
@@ -191,22 +218,13 @@ class Reader:
         result: Result,
         extra: Mapping[str, Any],
     ) -> Answer:
-        """Answer the selection of one mutation, on the unit of work's connection: objects by ``result.refs``, plain fields from ``extra`` and ``result.values``.
+        """Answer the selection of one mutation on the unit of work's connection.
 
-        ``data`` has the one response key. An object outside the caller's read scope is null.
+        Objects come by ``result.refs``, plain fields from ``extra`` and ``result.values``; ``data`` has the one response
+        key. An object outside the caller's read scope is null.
         """
         nodes = self._root_nodes(operation, variables, node)
-        key = (
-            "payload",
-            operation.digest,
-            operation.name,
-            id(node),
-            rights(caller, snapshot),
-            shape(variables.coerced),
-        )
-        plan = self.plans.get(
-            key, lambda: Planner(self._console, operation, variables, caller, snapshot).payload(nodes)
-        )
+        plan = self._payload_plan(caller, snapshot, operation, variables, node)
         binding, digests = self._bind(plan, caller, snapshot, variables, result.refs)
         root = plan.roots[0]
         value: dict[str, Any] = {}
@@ -217,7 +235,7 @@ class Reader:
         of = self._console.core.type_map[root.type]
         assert isinstance(of, GraphQLObjectType)  # noqa: S101 # a payload is an object
         selections = [one.selection_set for one in nodes if one.selection_set]
-        for name, chosen in Planner.collected(operation, variables, selections, of).items():
+        for name, chosen in collected(operation, variables, selections, of).items():
             if label(name) not in value:
                 field_name = chosen[0].name.value
                 value[label(name)] = document(plain.get(field_name, plain.get(snake(field_name))))
@@ -232,7 +250,7 @@ class Reader:
         """Every node of the response key: the same mutation may be written twice, with two selections."""
         mutation = self._console.core.mutation_type
         assert mutation is not None  # noqa: S101 # only mutations have payloads
-        fields = Planner.collected(operation, variables, [operation.definition.selection_set], mutation)
+        fields = collected(operation, variables, [operation.definition.selection_set], mutation)
         return next(nodes for nodes in fields.values() if node in nodes)
 
     # ---------- one row ----------
@@ -276,7 +294,7 @@ class Reader:
         of = get_named_type(root.fields[name].type)
         assert isinstance(of, GraphQLObjectType)  # noqa: S101 # every subscription's type
         chosen = variables or VariableValues({}, {})
-        fields = Planner.collected(operation, chosen, [operation.definition.selection_set], root)
+        fields = collected(operation, chosen, [operation.definition.selection_set], root)
         selections = [
             node.selection_set
             for nodes in fields.values()
@@ -284,7 +302,7 @@ class Reader:
             if node.name.value == name and node.selection_set
         ]
         answer: dict[str, Any] = {}
-        for key, nodes in Planner.collected(operation, chosen, selections, of).items():
+        for key, nodes in collected(operation, chosen, selections, of).items():
             inner = nodes[0].name.value
             if inner == "__typename":
                 answer[key] = of.name

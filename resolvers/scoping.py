@@ -35,7 +35,8 @@ from authz.scope import grant_facts
 from db.tables import approval_vote
 from resolvers.binding import Binding, Params, caller_param
 from resolvers.hub_rights import in_team
-from resolvers.sources import SOURCES, Source, snake
+from resolvers.source_fields import Source, snake
+from resolvers.sources import SOURCES
 
 if TYPE_CHECKING:
     from authz.caller import Caller

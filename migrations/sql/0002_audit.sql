@@ -260,32 +260,6 @@ BEGIN
 END
 $$;
 
--- Speed bumps against DROP, DETACH and DISABLE TRIGGER that hold even for a superuser until he drops them. Only a superuser can make them.
-CREATE FUNCTION audit.refuse_ddl() RETURNS event_trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF current_setting('countersign.partitioning', true) = 'on' OR current_setting('countersign.migrating', true) = 'on' THEN
-        RETURN;
-    END IF;
-    IF TG_EVENT = 'sql_drop' AND EXISTS (SELECT 1 FROM pg_event_trigger_dropped_objects() d WHERE d.schema_name = 'audit' AND NOT d.is_temporary)
-       OR TG_EVENT = 'ddl_command_end' AND EXISTS (SELECT 1 FROM pg_event_trigger_ddl_commands() c WHERE c.schema_name = 'audit') THEN
-        RAISE EXCEPTION '% in schema audit is refused', TG_TAG USING ERRCODE = 'insufficient_privilege';
-    END IF;
-END
-$$;
-
-CREATE FUNCTION audit.install_event_guards() RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = session_user) THEN
-        RETURN false;
-    END IF;
-    CREATE EVENT TRIGGER countersign_audit_drop ON sql_drop EXECUTE FUNCTION audit.refuse_ddl();
-    CREATE EVENT TRIGGER countersign_audit_alter ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION audit.refuse_ddl();
-    ALTER EVENT TRIGGER countersign_audit_drop ENABLE ALWAYS;
-    ALTER EVENT TRIGGER countersign_audit_alter ENABLE ALWAYS;
-    RETURN true;
-END
-$$;
-
 -- ---------- the reader's view: one row per sealed record, named as the GraphQL fields ----------
 CREATE VIEW audit.entry WITH (security_invoker = true) AS
 SELECT r.id, l.seq, (b ->> 'at')::timestamptz AS at, l.sealed_at,
@@ -334,13 +308,43 @@ GRANT SELECT ON audit.intake, audit.record, audit.leaf, audit.tile, audit.head, 
 -- The WHERE of its DELETE needs to read the column it names, and nothing else.
 GRANT DELETE, SELECT (lookup, tag) ON audit.subject_key TO cs_eraser;
 
--- Event triggers where the migration may make them (never in the embedded mode, where it is no superuser).
 SET LOCAL ROLE cs_owner;
+
+-- Speed bumps against DROP, DETACH and DISABLE TRIGGER that hold even for a superuser until he drops them. Only a superuser
+-- can make them. Not in schema audit: DROP SCHEMA would take the guard along before it could speak.
+CREATE FUNCTION public.audit_refuses_ddl() RETURNS event_trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('countersign.partitioning', true) = 'on' OR current_setting('countersign.migrating', true) = 'on' THEN
+        RETURN;
+    END IF;
+    IF TG_EVENT = 'sql_drop' AND EXISTS (SELECT 1 FROM pg_event_trigger_dropped_objects() d WHERE d.schema_name = 'audit' AND NOT d.is_temporary)
+       OR TG_EVENT = 'ddl_command_end' AND EXISTS (SELECT 1 FROM pg_event_trigger_ddl_commands() c WHERE c.schema_name = 'audit') THEN
+        RAISE EXCEPTION '% in schema audit is refused', TG_TAG USING ERRCODE = 'insufficient_privilege';
+    END IF;
+END
+$$;
+
+CREATE FUNCTION public.audit_install_event_guards() RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = session_user) THEN
+        RETURN false;
+    END IF;
+    CREATE EVENT TRIGGER countersign_audit_drop ON sql_drop EXECUTE FUNCTION public.audit_refuses_ddl();
+    CREATE EVENT TRIGGER countersign_audit_alter ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION public.audit_refuses_ddl();
+    ALTER EVENT TRIGGER countersign_audit_drop ENABLE ALWAYS;
+    ALTER EVENT TRIGGER countersign_audit_alter ENABLE ALWAYS;
+    RETURN true;
+END
+$$;
+
+REVOKE ALL ON FUNCTION public.audit_refuses_ddl(), public.audit_install_event_guards() FROM PUBLIC;
+
+-- Event triggers where the migration may make them (never in the embedded mode, where it is no superuser).
 DO $$
 BEGIN
     IF (SELECT rolsuper FROM pg_roles WHERE rolname = session_user) THEN
         SET LOCAL ROLE NONE;
-        PERFORM audit.install_event_guards();
+        PERFORM public.audit_install_event_guards();
         SET LOCAL ROLE cs_owner;
     END IF;
 END

@@ -18,3 +18,5 @@ $$;
 SET LOCAL ROLE cs_audit_owner;
 DROP SCHEMA audit CASCADE;
 SET LOCAL ROLE cs_owner;
+-- CASCADE: event triggers that a superuser installed go with their function.
+DROP FUNCTION audit_install_event_guards(), audit_refuses_ddl() CASCADE;

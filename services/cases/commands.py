@@ -122,7 +122,7 @@ class SubmitReport(Command[ReportInput]):
 
 def _source(act: Act[Any]) -> str:
     """External ids are the submitter's own: another's, or another city's, cannot be met (security-contract AZ-5)."""
-    return f"staff:{act.caller.id}"
+    return f"{'service' if act.caller.service else 'staff'}:{act.caller.id}"
 
 
 class ResolveCase(ReleaseCase):

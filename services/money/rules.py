@@ -45,6 +45,9 @@ REFUND: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
         ("REQUIRES_ACTION", "succeed"): "SUCCEEDED",
         ("REQUIRES_ACTION", "fail"): "FAILED",
         ("REQUIRES_ACTION", "kernel_cancel"): "CANCELED",
+        # We hear the kernel's present state, so we may never have seen the action that it required.
+        ("SUBMITTED", "kernel_cancel"): "CANCELED",
+        ("APPROVED", "kernel_cancel"): "CANCELED",
     }
 )
 TERMINAL: Final = frozenset({"SUCCEEDED", "FAILED", "REJECTED", "CANCELED", "EXPIRED"})

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import hashlib
 import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from audit.writer import Writer
 from authz.dev_issuer import DevIssuer
 from authz.enforcer import Authorizer
 from authz.identity import Authenticator
+from authz.issuers import ApiKey
 from db.pool import open_pool
 from resolvers.callers import Callers
 from resolvers.computed import Call
@@ -61,6 +63,16 @@ INSERT INTO staff_grant (id, staff_id, role, tier, city_ids, content_categories)
  ('g7', 'st_audit', 'AUDITOR', 'LEAD', '{*}', '{SFW,SUGGESTIVE,NSFW,PROHIBITED}'),
  ('g8', 'st_city', 'CITY_OPS', 'AGENT', '{lisbon}', '{SFW}');
 """
+# Stands for st_ts, opens two root fields only.
+KEY = "csk-of-the-tests"
+API_KEY = ApiKey(
+    "key1",
+    hashlib.sha256(KEY.encode()).digest(),
+    frozenset({"me", "onAlert"}),
+    datetime(2026, 1, 1, tzinfo=UTC),
+    datetime(2100, 1, 1, tzinfo=UTC),
+    "st_ts",
+)
 CASE_EVENTS = "subscription Live($caseId: ID, $cityId: ID, $filter: ModelSubscriptionCaseEventFilterInput) { onCaseEvent(caseId: $caseId, cityId: $cityId, filter: $filter) { cursor caseId kind state priority } }"
 APPROVALS = "subscription { onApprovalEvent { cursor requestId state } }"
 ALERTS = "subscription { onAlert { id kind targetId } }"
@@ -95,7 +107,10 @@ class Stage:
         services = Services(
             console=schema,
             callers=Callers(
-                Authenticator([], [], dev), authorizer, clock=utc_now, bad_credential_rate=limits.bad_credential_rate
+                Authenticator([], [API_KEY], dev),
+                authorizer,
+                clock=utc_now,
+                bad_credential_rate=limits.bad_credential_rate,
             ),
             authorizer=authorizer,
             documents=Documents(schema.core),

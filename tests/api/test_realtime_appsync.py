@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 
 from resolvers.context import Limits
 from tests.api.conftest import MakeStage
-from tests.api.stage import ALERTS, APPROVALS, CASE_EVENTS, AppSyncClient, Stage, header
+from tests.api.stage import ALERTS, APPROVALS, CASE_EVENTS, KEY, AppSyncClient, Stage, header
 
 
 # ---------- the handshake ----------
@@ -251,6 +251,15 @@ async def test_every_start_is_judged_by_its_own_credentials(stage: Stage) -> Non
         await client.silent()
         await stage.case_event("c2", "berlin")
         assert {(await client.receive())["id"] for _ in range(2)} == {berlin, everywhere}
+
+
+@pytest.mark.contract("TK-9")
+async def test_an_api_key_subscribes_to_its_root_fields_only(stage: Stage) -> None:
+    key = {"host": stage.address, "x-amz-date": "20261124T100000Z", "x-api-key": KEY}
+    async with stage.appsync("st_berlin") as client:
+        await client.subscribe(ALERTS, credentials=key)
+        await client.start(CASE_EVENTS, credentials=key)
+        assert (await client.receive())["payload"]["errors"][0]["errorType"] == "SubscriptionNotAllowed"
 
 
 async def test_a_start_without_data_and_an_unknown_type_are_unsupported(stage: Stage) -> None:

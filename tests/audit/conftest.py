@@ -22,6 +22,10 @@ from db.unit_of_work import uuid7
 from tests.conftest import Database, Pools
 
 ORIGIN = "countersign.local/audit/test"
+_GUARDS = """
+SELECT tgrelid::regclass::text AS relation, tgname FROM pg_trigger
+ WHERE tgname LIKE 'guard%' AND tgrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'audit'::regnamespace)
+"""
 
 
 def record(action: str = "case.decide", **given: Any) -> dict[str, Any]:
@@ -105,15 +109,14 @@ class Log:
     async def tamper(self, *statements: str) -> None:
         """What a database superuser can do: switch the guards off, change, switch them on again."""
         conn = await asyncpg.connect(**self.database.superuser)
-        tables = ("record", "leaf", "tile", "head", "checkpoint", "intake", "quarantine")
         try:
             async with conn.transaction():
-                for table in tables:
+                for table in ("record", "leaf", "tile", "head", "checkpoint", "intake", "quarantine"):
                     await conn.execute(f"ALTER TABLE audit.{table} DISABLE TRIGGER USER")
                 for statement in statements:
                     await conn.execute(statement)
-                for table in tables:
-                    await conn.execute(f"ALTER TABLE audit.{table} ENABLE TRIGGER USER")
+                for row in await conn.fetch(_GUARDS):
+                    await conn.execute(f"ALTER TABLE {row['relation']} ENABLE ALWAYS TRIGGER {row['tgname']}")
         finally:
             await conn.close()
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit import merkle, verify
+from audit import formats, merkle
 from audit.merkle import Edge, TileMissingError, Tiles
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "merkle_roots.json"
@@ -56,7 +56,7 @@ def test_edge_tiles_and_the_verifiers_tree_equal_the_definition(size: int) -> No
     for leaf in LEAVES[:size]:
         edge.append(leaf)
     assert edge.root() == tiles_of(LEAVES[:size]).root(size) == defined(LEAVES[:size])
-    assert verify.fold(edge.levels) == edge.root()
+    assert formats.fold(edge.levels) == edge.root()
     again = Edge.load(size, edge.dump())
     assert (again.levels, again.root()) == (edge.levels, edge.root())
 

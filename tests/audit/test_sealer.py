@@ -305,7 +305,7 @@ async def test_the_loop_stops_sealing_on_a_conflict_and_goes_on_once_it_is_repai
     latest.unlink()
     latest.write_bytes(note.replace(b"\n4\n", b"\n5\n"))
     stop = asyncio.Event()
-    task = asyncio.create_task(log.another().run(stop))
+    task = asyncio.create_task(log.another(anchor_seconds=0.0).run(stop))
     await log.append(1)
     await asyncio.sleep(0.5)
     assert [code for code, _ in log.alarms] == ["SIGNATURE_INVALID"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -128,8 +129,6 @@ async def test_two_processes_that_meet_a_new_subject_agree_on_one_key(log: Log) 
     transaction = one.transaction()
     await transaction.start()
     first = await subject_keys(one, log.keys, ["sub_1"])
-    import asyncio
-
     waiting = asyncio.create_task(subject_keys(two, log.keys, ["sub_1"]))
     await asyncio.sleep(0.05)
     await transaction.commit()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 import pytest_asyncio
 
 from tests.clients.amplify import Person, install_client, person
+from tests.conftest import private_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,12 +115,14 @@ def amplify_client() -> None:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, amplify_client: None) -> Iterator[Server]:
+def server(amplify_client: None) -> Iterator[Server]:
     """The server of this session: two workers, so that whatever one of them knows alone shows."""
-    started = Server(tmp_path_factory.mktemp("cs") / "home", workers=2)
+    folder = private_folder()
+    started = Server(folder / "home", workers=2)
     started.start()
     yield started
     started.stop()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 SignIn = Callable[[str], Any]

@@ -268,7 +268,7 @@ def test_policy_explains(home: Home, args: tuple[str, ...], code: int, says: str
     assert says in done.stdout
 
 
-# ---------- schema and migrations ----------
+# ---------- schema, keys and migrations ----------
 def test_the_schema_prints_in_three_forms(home: Home) -> None:
     assert "type Query" in home.run("schema", "print").stdout
     assert "@aws_" in home.run("schema", "print", "--format", "appsync").stdout
@@ -286,6 +286,17 @@ def test_amplify_outputs_name_the_tls_address(home: Home, tmp_path: Path) -> Non
     assert printed["data"]["url"] == "https://localhost:9443/graphql"
     home.run("amplify-outputs", "--tls-port", "9443", "--out", str(tmp_path / "o.json"))
     assert json.loads((tmp_path / "o.json").read_text()) == printed
+
+
+def test_keys_are_made_once_and_kept(empty: Path) -> None:
+    first = _run(empty, "make-keys")
+    assert first.returncode == 0
+    assert first.stdout.startswith("countersign.local/audit/main+")
+    made = (empty / "keys" / "keys.json").read_bytes()
+    assert (empty / "keys").stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in (empty / "keys").glob("*.[jk]*[ny]")} == {0o600}
+    assert _run(empty, "make-keys").stdout == first.stdout
+    assert (empty / "keys" / "keys.json").read_bytes() == made
 
 
 def test_migrations_from_the_shell(empty: Path) -> None:

@@ -334,3 +334,7 @@ async def test_a_database_of_a_newer_release_is_said_to_be_one(database: Databas
     await owner.close()
     with pytest.raises(migrate.MigrationError, match="9999, which this release does not know"):
         await migrate.status(database.as_role("cs_owner"))
+
+
+async def test_the_files_numbers_name_the_revision_that_alembic_calls_the_head(database: Database) -> None:
+    assert (await migrate.status(database.as_role("cs_owner"))).head == migrate.head()

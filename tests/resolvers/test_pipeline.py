@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from authz.caller import Caller
+from db import idempotency
 from db.unit_of_work import UnitOfWork
 from resolvers import registry
 from resolvers.pipeline import Pipeline
@@ -17,7 +18,7 @@ from schema.errors import ConsoleError
 from services.command import Act, Result, Target
 from services.money.commands import RequestRefund
 from tests import factories
-from tests.services.bench import Bench, Crash, bench
+from tests.services.bench import Bench, CrashError, bench
 
 __all__ = ["bench"]
 
@@ -66,7 +67,9 @@ async def test_an_answer_never_depends_on_a_later_check(bench: Bench) -> None:
     assert await code(bench, AGENT, refund(there, 99_999_999, **wrong)) == "NOT_FOUND"
     assert await code(bench, AGENT, refund(here, 99_999_999, **wrong)) == "AMOUNT_CEILING_EXCEEDED"
     assert await code(bench, AGENT, refund(here, 40_000, key="used", **wrong)) == "REASON_INVALID"
-    assert await code(bench, AGENT, refund(here, 40_000, key="used", expectedLedgerVersion=9)) == "IDEMPOTENCY_KEY_REUSED"
+    assert (
+        await code(bench, AGENT, refund(here, 40_000, key="used", expectedLedgerVersion=9)) == "IDEMPOTENCY_KEY_REUSED"
+    )
     assert await code(bench, AGENT, refund(here, 40_000, key="new", expectedLedgerVersion=9)) == "DISPUTE_OPEN"
 
 
@@ -125,8 +128,8 @@ async def test_a_commit_without_a_record_is_refused_by_the_database(bench: Bench
 async def test_a_crash_before_the_commit_leaves_nothing_and_the_retry_executes(bench: Bench) -> None:
     await people(bench)
     order = await factories.ledger(bench.conn)
-    bench.faults.armed["before_commit"] = Crash()
-    with pytest.raises(Crash):
+    bench.faults.armed["before_commit"] = CrashError()
+    with pytest.raises(CrashError):
         await bench.do(AGENT, "requestRefund", input=refund(order))
     assert await count(bench, "refund") == await count(bench, "outbox") == await count(bench, "idempotency") == 0
     assert (await bench.do(AGENT, "requestRefund", input=refund(order))).outcome == "EXECUTED"
@@ -135,8 +138,8 @@ async def test_a_crash_before_the_commit_leaves_nothing_and_the_retry_executes(b
 async def test_a_crash_after_the_commit_leaves_it_all_and_the_retry_replays(bench: Bench) -> None:
     await people(bench)
     order = await factories.ledger(bench.conn)
-    bench.faults.armed["after_commit"] = Crash()
-    with pytest.raises(Crash):
+    bench.faults.armed["after_commit"] = CrashError()
+    with pytest.raises(CrashError):
         await bench.do(AGENT, "requestRefund", input=refund(order))
     assert await count(bench, "refund") == await count(bench, "outbox") == 1
     assert (await bench.do(AGENT, "requestRefund", input=refund(order))).outcome == "REPLAYED"
@@ -190,6 +193,10 @@ async def test_keys_are_the_callers_own_and_forgotten_after_seven_days(bench: Be
     assert (await bench.do(FINANCE, "requestRefund", input=refund(order))).outcome == "EXECUTED"
     late = await bench.later(7 * 86_400 + 60)
     assert (await late.do(AGENT, "requestRefund", input=refund(order))).outcome == "EXECUTED"
+    async with late.background.acquire() as conn:
+        await idempotency.forget(conn)
+    left = await bench.conn.fetch("SELECT caller_id FROM idempotency")
+    assert [row["caller_id"] for row in left] == [AGENT]
 
 
 async def test_a_right_revoked_before_the_statement_is_gone(bench: Bench) -> None:
@@ -264,12 +271,12 @@ async def test_a_busy_row_is_a_retryable_refusal_and_recorded(bench: Bench) -> N
 
 
 async def test_row_level_security_holds_where_the_first_line_is_removed(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench,
 ) -> None:
     await people(bench)
     there = await factories.ledger(bench.conn, city_id="berlin")
 
-    async def unscoped(conn: Any, caller: Caller, snapshot: Any, type_name: str, id_: str) -> Any:
+    async def unscoped(conn: Any, _caller: Caller, _snapshot: Any, _type_name: str, id_: str) -> Any:
         row = await conn.fetchrow("SELECT * FROM order_ledger WHERE order_id = $1", id_)
         if row is None:
             raise ConsoleError("NOT_FOUND")

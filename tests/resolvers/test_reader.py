@@ -379,6 +379,20 @@ async def test_an_absent_object_that_may_not_be_null_is_said_in_appsyncs_words(o
     )
 
 
+async def test_a_limit_that_a_payload_would_refuse_is_refused_before_the_mutation_runs(on: Stage) -> None:
+    caller, snapshot = await on.who(await f.staff(on.conn, "SUPPORT"))
+    for limit, code in ((101, "BAD_REQUEST"), (100, None)):
+        operation = on.operation(REFUND.replace("limit: 1", f"limit: {limit}"))
+        variables = operation.bind(console().core, {})
+        node = operation.definition.selection_set.selections[0]
+        if code is None:
+            on.reader.check(caller, snapshot, operation, variables, node)
+            continue
+        with pytest.raises(ConsoleError) as error:
+            on.reader.check(caller, snapshot, operation, variables, node)
+        assert error.value.code == code
+
+
 # ---------- finder and events ----------
 async def test_the_finder_returns_the_whole_row_or_not_found(on: Stage) -> None:
     agent, other = await f.staff(on.conn, "SUPPORT"), await f.staff(on.conn, "SUPPORT", cities=("berlin",))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import asyncpg
 import pytest
 
 from db import outbox
@@ -13,7 +14,7 @@ from resolvers.deliveries import Breaker, Deliveries
 from services.money.commands import AnswerInput
 from services.ports import KernelRefund, PortRefusedError, PortUnavailableError
 from tests import factories
-from tests.services.bench import Bench, Crash, bench
+from tests.services.bench import Bench, CrashError, bench
 
 __all__ = ["bench"]
 
@@ -101,8 +102,8 @@ async def test_an_answer_said_twice_counts_once(bench: Bench) -> None:
 async def test_an_answer_that_comes_before_our_note_is_noted_and_the_delivery_marked(bench: Bench) -> None:
     refund_id = await approved(bench)
     await bench.anchor_all()
-    bench.faults.armed["after_kernel_effect"] = Crash()
-    with pytest.raises(Crash):
+    bench.faults.armed["after_kernel_effect"] = CrashError()
+    with pytest.raises(CrashError):
         await bench.worker.deliver()
     assert await stands(bench, refund_id) == ("APPROVED", 1_000, 0)
     assert await bench.worker.settle() == 1
@@ -119,8 +120,8 @@ async def test_an_answer_that_comes_before_our_note_is_noted_and_the_delivery_ma
 async def test_a_crash_between_the_effect_and_our_note_repeats_the_call_and_not_the_effect(bench: Bench) -> None:
     refund_id = await approved(bench)
     await bench.anchor_all()
-    bench.faults.armed["after_kernel_effect"] = Crash()
-    with pytest.raises(Crash):
+    bench.faults.armed["after_kernel_effect"] = CrashError()
+    with pytest.raises(CrashError):
         await bench.worker.deliver()
     await (await bench.later(31)).worker.deliver()
     assert await stands(bench, refund_id) == ("SUCCEEDED", 0, 1_000)
@@ -247,7 +248,7 @@ def _record(id_: str) -> dict[str, Any]:
 
 async def test_two_sequencers_never_number_twice_and_the_hub_hears_the_highest(bench: Bench) -> None:
     heard: list[str] = []
-    listener = await bench.background.acquire()
+    listener = await asyncpg.connect(**bench.database.as_role("cs_app"))
     await listener.add_listener("countersign_event", lambda *args: heard.append(args[3]))
     await factories.staff(bench.conn, "TRUST_SAFETY", "AGENT", id="st_ts")
     case_id = await factories.case(bench.conn)
@@ -259,10 +260,9 @@ async def test_two_sequencers_never_number_twice_and_the_hub_hears_the_highest(b
     assert sum(done) == 5
     rows = await bench.conn.fetch("SELECT position FROM event ORDER BY id")
     assert [row["position"] for row in rows] == [1, 2, 3, 4, 5]
-    await asyncio.sleep(0.05)
+    await listener.execute("SELECT 1")  # a round trip: what was sent before has come
+    await listener.close()
     assert heard == ["5"]
-    await listener.remove_listener("countersign_event", lambda *_: None)
-    await bench.background.release(listener)
 
 
 async def test_the_loop_does_it_all_and_ends_when_told(bench: Bench) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from authz.enforcer import Authorizer
 from db.unit_of_work import UnitOfWork
 from resolvers.context import Request
 from resolvers.deliveries import Breaker, Deliveries
-from resolvers.pipeline import Fault, Pipeline, no_fault
+from resolvers.pipeline import Fault, Pipeline
 from resolvers.reader import Reader
 from resolvers.tokens import Tokens
 from resolvers.worker import Worker
@@ -62,7 +62,7 @@ class Faults:
             raise self.armed.pop(name)
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """The process died here."""
 
 
@@ -100,7 +100,7 @@ class Bench:
             received_at=datetime.now(UTC),
         )
 
-        async def answer(uow: UnitOfWork, result: Result, extra: Mapping[str, Any]) -> Done:
+        async def answer(_uow: UnitOfWork, result: Result, extra: Mapping[str, Any]) -> Done:
             return Done(extra["outcome"], result.refs, result.values, extra["audit"], extra["receipt"])
 
         found: Done = await (pipeline or self.pipeline).run(request, name, arguments, answer)
@@ -140,7 +140,6 @@ async def build(
     conn: asyncpg.Connection[Any],
     *,
     clock_offset_seconds: int = 0,
-    wrap: Callable[[Fault], Fault] | None = None,
 ) -> Bench:
     app = await pools("cs_app", size=6, clock_offset_seconds=clock_offset_seconds)
     background = await pools("cs_worker", size=4, clock_offset_seconds=clock_offset_seconds)
@@ -151,7 +150,7 @@ async def build(
     tokens = Tokens({"k": b"0" * 32}, "k", clock=lambda: 0.0)
     reader = Reader(of, app, app, tokens, salt="salt", functions=dict.fromkeys(_ELSEWHERE, _unasked))
     faults = Faults()
-    fault: Fault = wrap(faults) if wrap else faults
+    fault: Fault = faults
     kernel = EmbeddedKernel(background)
     system = Pipeline(background, authorizer, writer, reader.find, of.rules, fault=fault)
     deliveries = Deliveries(background, system, kernel, fault=fault, call_seconds=2.0, breaker=Breaker())
@@ -184,5 +183,4 @@ async def bench(database: Database, pools: Pools, tmp_path: Path) -> AsyncIterat
     await conn.close()
 
 
-Refused = Callable[[Awaitable[Any]], Awaitable[str]]
-__all__ = ["Bench", "Crash", "Done", "Faults", "bench", "build", "no_fault"]
+__all__ = ["Bench", "CrashError", "Done", "Faults", "bench", "build"]

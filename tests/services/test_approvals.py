@@ -78,7 +78,8 @@ async def test_who_may_not_vote_hears_why_or_nothing(bench: Bench) -> None:
 
 async def test_another_vote_of_the_same_person_is_refused_until_the_first_is_withdrawn(bench: Bench) -> None:
     await people(bench)
-    request = await asked(bench, 300_000, who=LEAD)
+    requester = await factories.staff(bench.conn, "FINANCE", "AGENT")
+    request = await asked(bench, 300_000, who=requester)
     await vote(bench, FINANCE, request)
     assert (await refusal(bench, FINANCE, request, "REJECT")).code == "ALREADY_VOTED"
     done = await bench.do(FINANCE, "withdrawVote", requestId=request["id"])
@@ -118,7 +119,9 @@ async def test_a_requester_who_lost_the_right_invalidates_his_request(bench: Ben
 async def test_a_changed_policy_file_invalidates(bench: Bench) -> None:
     await people(bench)
     request = await asked(bench)
-    await bench.conn.execute("UPDATE approval_request SET policy_id = 'refund.request/1@older' WHERE id = $1", request["id"])
+    await bench.conn.execute(
+        "UPDATE approval_request SET policy_id = 'refund.request/1@older' WHERE id = $1", request["id"]
+    )
     await vote(bench, FINANCE, request)
     assert await states(bench, request) == ("INVALIDATED", "NOT_STARTED", "POLICY_CHANGED", "CANCELED", 0)
 
@@ -188,15 +191,15 @@ async def test_silence_is_refusal_and_frees_the_sum(bench: Bench) -> None:
 
 async def test_those_who_may_still_vote_are_warned_once(bench: Bench) -> None:
     await people(bench)
-    request = await asked(bench, 300_000, who=LEAD)
-    await factories.staff(bench.conn, "FINANCE", "LEAD", id="st_lead_2")
+    requester = await factories.staff(bench.conn, "FINANCE", "AGENT")
+    request = await asked(bench, 300_000, who=requester)
     await vote(bench, FINANCE, request)
     assert await bench.worker.run_timers() == 0
     late = await bench.later(24 * 3600 * 0.81)
     assert await late.worker.run_timers() == 1
     assert await late.worker.run_timers() == 0
     [alert] = await bench.alerts("APPROVAL_EXPIRING")
-    assert alert["recipient_ids"] == ["st_finance_2", "st_lead_2"]
+    assert alert["recipient_ids"] == [FINANCE_2, LEAD]
 
 
 async def test_an_execution_that_never_came_expires_by_the_second_clock(

@@ -66,8 +66,13 @@ async def test_the_next_case_is_the_most_urgent_one_that_the_caller_may_claim(be
     row = await bench.row("case_file", "late")
     assert (row["state"], row["assignee_id"], row["lease_token"]) == ("CLAIMED", AGENT, taken[0].values["leaseToken"])
     assert (await bench.do(SENIOR, "claimNextCase", queueId=queue)).refs["case"] == "escalated"
-    events = await bench.events("CaseEvent")
-    assert [(e["caseId"], e["kind"], e["state"], e["assigneeId"]) for e in events][0] == ("late", "claimed", "CLAIMED", AGENT)
+    event = (await bench.events("CaseEvent"))[0]
+    assert (event["caseId"], event["kind"], event["state"], event["assigneeId"]) == (
+        "late",
+        "claimed",
+        "CLAIMED",
+        AGENT,
+    )
 
 
 async def test_claims_that_race_never_meet(bench: Bench) -> None:
@@ -242,7 +247,9 @@ async def test_a_step_needs_lease_version_and_a_reason_of_its_list(
 async def test_a_case_nobody_holds_must_be_claimed_first(bench: Bench) -> None:
     await people(bench)
     row = await bench.row("case_file", await factories.case(bench.conn))
-    assert (await refused(bench, AGENT, "resolveCase", input=step(row, "SPAM", leaseToken="x"))).code == "LEASE_REQUIRED"
+    assert (
+        await refused(bench, AGENT, "resolveCase", input=step(row, "SPAM", leaseToken="x"))
+    ).code == "LEASE_REQUIRED"
 
 
 async def test_a_hidden_action_is_refused_by_the_server(bench: Bench) -> None:
@@ -277,7 +284,13 @@ async def test_a_report_opens_a_case_and_the_next_one_attaches(bench: Bench) -> 
     await factories.queue(bench.conn, city_ids=())
 
     def report(external: str, category: str, who: str) -> dict[str, Any]:
-        return {"subjectId": subject, "category": category, "externalId": external, "reporterId": who, "detail": "Pay me."}
+        return {
+            "subjectId": subject,
+            "category": category,
+            "externalId": external,
+            "reporterId": who,
+            "detail": "Pay me.",
+        }
 
     first = await bench.do(AGENT, "submitReport", input=report("1", "SPAM", "u1"))
     case = await bench.row("case_file", (await bench.row("report", first.refs["report"]))["case_id"])
@@ -337,7 +350,9 @@ async def test_content_is_removed_with_lease_version_and_statement(bench: Bench)
     assert (subject["active_strikes"], subject["total_strikes"], subject["state"]) == (2, 2, "ACTIVE")
     told = await bench.row("report", report)
     assert (told["state"], told["public_reply"]) == ("ACTIONED", "Thank you, it is gone.")
-    assert (await refused(bench, AGENT, "decideCase", input=decision(case, "WARN", key="x"))).code == "INVALID_TRANSITION"
+    assert (
+        await refused(bench, AGENT, "decideCase", input=decision(case, "WARN", key="x"))
+    ).code == "INVALID_TRANSITION"
 
 
 async def test_a_later_decision_of_the_family_supersedes_and_strikes_stay(bench: Bench) -> None:
@@ -449,7 +464,13 @@ async def test_a_timed_decision_runs_out_by_timer(bench: Bench) -> None:
 async def test_a_note_is_heard_of_and_changes_no_version(bench: Bench) -> None:
     await people(bench)
     case = await bench.row("case_file", await factories.case(bench.conn))
-    given = {"caseId": case["id"], "body": "Seen before.", "internal": True, "idempotencyKey": "k", "mentionIds": [OTHER]}
+    given = {
+        "caseId": case["id"],
+        "body": "Seen before.",
+        "internal": True,
+        "idempotencyKey": "k",
+        "mentionIds": [OTHER],
+    }
     done = await bench.do(AGENT, "addNote", input=given)
     row = await bench.row("note", done.refs["note"])
     assert (row["author_id"], row["body"], row["mention_ids"]) == (AGENT, "Seen before.", [OTHER])

@@ -12,7 +12,9 @@ from tests import factories
 from tests.services.bench import Bench, Done
 
 
-def refund(order_id: str, amount: int, *, key: str = "k1", code: str = "SERVICE_NOT_PROVIDED", **more: Any) -> dict[str, Any]:
+def refund(
+    order_id: str, amount: int, *, key: str = "k1", code: str = "SERVICE_NOT_PROVIDED", **more: Any
+) -> dict[str, Any]:
     return {
         "orderId": order_id,
         "amount": {"amountMinor": amount, "currency": more.pop("currency", "EUR")},
@@ -159,7 +161,10 @@ async def test_a_vote_on_another_payload_is_refused(bench: Bench) -> None:
     order = await factories.ledger(bench.conn, captured_minor=20_000)
     request_id = (await bench.do(People.agent, "requestRefund", input=refund(order, 12_000))).refs["approvalRequest"]
     error = await refused(
-        bench, People.approver, "voteOnApproval", input={"requestId": request_id, "vote": "APPROVE", "payloadHash": "00"}
+        bench,
+        People.approver,
+        "voteOnApproval",
+        input={"requestId": request_id, "vote": "APPROVE", "payloadHash": "00"},
     )
     assert error.code == "PAYLOAD_MISMATCH"
 
@@ -279,7 +284,9 @@ async def test_goodwill_beyond_its_bound_needs_a_second_person(bench: Bench) -> 
     await people(bench)
     order = await factories.ledger(bench.conn)
     note = "The studio was closed on the day."
-    small = await bench.do(People.agent, "requestRefund", input=refund(order, 2_500, key="a", code="GOODWILL", note=note))
+    small = await bench.do(
+        People.agent, "requestRefund", input=refund(order, 2_500, key="a", code="GOODWILL", note=note)
+    )
     assert small.outcome == "EXECUTED"
     more = await bench.do(People.agent, "requestRefund", input=refund(order, 1, key="b", code="GOODWILL", note=note))
     assert more.outcome == "PENDING_APPROVAL"
@@ -301,7 +308,9 @@ async def test_a_large_refund_needs_two_with_a_finance_lead(bench: Bench) -> Non
 async def test_too_small_a_pool_is_said_at_once(bench: Bench) -> None:
     await factories.staff(bench.conn, "SUPPORT", "AGENT", id=People.agent)
     order = await factories.ledger(bench.conn, captured_minor=20_000)
-    assert (await refused(bench, People.agent, "requestRefund", input=refund(order, 12_000))).code == "NO_ELIGIBLE_APPROVERS"
+    assert (
+        await refused(bench, People.agent, "requestRefund", input=refund(order, 12_000))
+    ).code == "NO_ELIGIBLE_APPROVERS"
     assert await bench.conn.fetchval("SELECT count(*) FROM refund") == 0
 
 
