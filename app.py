@@ -116,7 +116,10 @@ async def serving(settings: Settings) -> AsyncIterator[ASGIApp]:
         services = Services(
             console=schema,
             callers=Callers(
-                Authenticator(settings.issuers, settings.api_keys, dev), authorizer, clock=utc_now, bad_credential_rate=limits.bad_credential_rate
+                Authenticator(settings.issuers, settings.api_keys, dev),
+                authorizer,
+                clock=utc_now,
+                bad_credential_rate=limits.bad_credential_rate,
             ),
             authorizer=authorizer,
             documents=Documents(schema.core),
@@ -125,11 +128,22 @@ async def serving(settings: Settings) -> AsyncIterator[ASGIApp]:
             writer=writer,
             app_pool=pool,
             limits=limits,
-            front=Front(hosts=settings.hosts, origins=settings.origins, loopback=settings.serves_loopback, introspection=settings.uses_dev_issuer),
+            front=Front(
+                hosts=settings.hosts,
+                origins=settings.origins,
+                loopback=settings.serves_loopback,
+                introspection=settings.uses_dev_issuer,
+            ),
         )
         records = StreamRecords(services)
         realtime = RealTime(services, records)
-        hub = Hub(services, settings.dsn("cs_app"), cursor=Cursors(keys.next_token_key).seal, disclose=records.told, fail=realtime.fail)
+        hub = Hub(
+            services,
+            settings.dsn("cs_app"),
+            cursor=Cursors(keys.next_token_key).seal,
+            disclose=records.told,
+            fail=realtime.fail,
+        )
         realtime.attach(hub)
         await hub.start()
         stack.push_async_callback(hub.stop)
@@ -142,7 +156,13 @@ async def serving(settings: Settings) -> AsyncIterator[ASGIApp]:
             **graphiql.routes(),
             "/graphql": graphql,
             "/healthz": healthz,
-            "/readyz": Readiness({"database": database_probe(pool, head()), "policy": _policy_probe(authorizer), "audit": _audit_probe(pool)}),
+            "/readyz": Readiness(
+                {
+                    "database": database_probe(pool, head()),
+                    "policy": _policy_probe(authorizer),
+                    "audit": _audit_probe(pool),
+                }
+            ),
         }
         if dev is not None:
             http["/.well-known/jwks.json"] = jwks(dev)
@@ -179,7 +199,13 @@ async def run_background(settings: Settings, stop: asyncio.Event) -> None:
         deliveries = Deliveries(pool, pipeline, EmbeddedKernel(pool), fault=fault)
         worker = Worker(pool, pipeline, deliveries, listen=settings.dsn("cs_worker"), fault=fault)
         signer = Signer.open(settings.signer_path, settings.audit_origin, create=settings.makes_keys)
-        sealer = Sealer(settings.dsn("cs_sealer"), keys=keys, signer=signer, anchor=DirectoryAnchor(settings.anchor_dir), writer=writer)
+        sealer = Sealer(
+            settings.dsn("cs_sealer"),
+            keys=keys,
+            signer=signer,
+            anchor=DirectoryAnchor(settings.anchor_dir),
+            writer=writer,
+        )
         stack.push_async_callback(sealer.close)
         async with asyncio.TaskGroup() as group:
             group.create_task(worker.run(stop))
@@ -190,7 +216,9 @@ def refuse_misfits() -> None:
     """Start only when schema, policy, approval policies and commands fit each other. Raises ``SettingsError`` naming each misfit."""
     found = findings()
     if found:
-        raise SettingsError("The schema does not pass its lint; `countersign schema check` lists this too:\n" + "\n".join(found))
+        raise SettingsError(
+            "The schema does not pass its lint; `countersign schema check` lists this too:\n" + "\n".join(found)
+        )
     mutation = console().core.mutation_type
     check(mutation.fields if mutation else ())
 
@@ -211,9 +239,9 @@ def _dev_issuer(settings: Settings) -> Any:
 
 def _demo_people(dev: Any) -> list[Person]:
     """Whom GraphiQL may ask as: the demo's people, each with a fresh token."""
-    from countersign.demo_data import HANDLES, staff_id
+    from countersign.demo_data import HANDLES, display_name, staff_id
 
-    return [Person(handle, handle, dev.token(staff_id(handle))) for handle in HANDLES]
+    return [Person(handle, display_name(handle), dev.token(staff_id(handle))) for handle in HANDLES]
 
 
 def _policy_probe(authorizer: Authorizer) -> Probe:
@@ -226,7 +254,11 @@ def _policy_probe(authorizer: Authorizer) -> Probe:
 def _audit_probe(pool: asyncpg.Pool[Any]) -> Probe:
     async def probe() -> str | None:
         waiting = await lag_seconds(pool)
-        return None if waiting < _STALE_LOG_SECONDS else f"The oldest audit record waits {waiting:.0f} s for its anchor; is `countersign work` running?"
+        return (
+            None
+            if waiting < _STALE_LOG_SECONDS
+            else f"The oldest audit record waits {waiting:.0f} s for its anchor; is `countersign work` running?"
+        )
 
     return probe
 
@@ -256,5 +288,3 @@ def __getattr__(name: str) -> Any:
     if name == "app":
         return create_app(load())
     raise AttributeError(name)
-
-

@@ -51,12 +51,12 @@ class Bundle:
 def split_entries(data: bytes) -> list[bytes]:
     """The bodies of an entry bundle; raises ValueError when it ends within one."""
     bodies: list[bytes] = []
-    while data:
-        length = int.from_bytes(data[:2], "big")
-        if len(data) < 2 + length:
+    at = 0
+    while at < len(data):
+        start, at = at + 2, at + 2 + int.from_bytes(data[at : at + 2], "big")
+        if at > len(data):
             raise ValueError("the file ends within an entry")
-        bodies.append(data[2 : 2 + length])
-        data = data[2 + length :]
+        bodies.append(data[start:at])
     return bodies
 
 

@@ -73,6 +73,10 @@ def _integer(token: str) -> int:
     return value if -MAX_INTEGER <= value <= MAX_INTEGER else _refuse(token)
 
 
+_DECODER: Final = json.JSONDecoder(parse_float=_refuse, parse_constant=_refuse, parse_int=_integer)
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
 def _walk(value: object) -> None:
     if isinstance(value, str):
         if "\x00" in value:
@@ -90,8 +94,8 @@ def _walk(value: object) -> None:
 def parse_record(body: bytes) -> dict[str, Any]:
     """The record of its canonical bytes (profile J1: RFC 8785 without floats); raises ValueError outside of it."""
     text = body.decode("utf-8")
-    value = json.loads(text, parse_float=_refuse, parse_constant=_refuse, parse_int=_integer)
-    if json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode("utf-8") != body:
+    value = _DECODER.decode(text)
+    if _ENCODER.encode(value).encode("utf-8") != body:
         raise ValueError("not the canonical form")
     if not text.isascii() or "\\u0000" in text:
         _walk(value)

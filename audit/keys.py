@@ -19,6 +19,8 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from audit.formats import parse_vkey
+
 _FILE: Final = "keys.json"
 _NAMES: Final = ("writer", "subject", "log", "lookup", "tag", "nextToken")
 _BYTES: Final = 32
@@ -174,5 +176,11 @@ def public_path(path: Path) -> Path:
 
 
 def read_vkeys(path: Path) -> list[str]:
-    """The public keys of a file, one a line; blank lines and # comments are skipped."""
-    return [line for raw in _read(path).splitlines() if (line := raw.strip()) and not line.startswith("#")]
+    """The public keys of a file, one a line; blank lines and # comments are skipped. Raises ``KeyFileError``."""
+    lines = [line for raw in _read(path).splitlines() if (line := raw.strip()) and not line.startswith("#")]
+    for line in lines:
+        try:
+            parse_vkey(line)
+        except ValueError as error:
+            raise KeyFileError(f"{path} holds a line that is no public key of a log: {error}.") from error
+    return lines

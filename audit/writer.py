@@ -11,7 +11,6 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -30,6 +29,8 @@ BATCH_BYTES: Final = 1 << 20
 WAITING_RECORDS: Final = 2_000
 MAX_SEALED_CHARACTERS: Final = 4_000  # of one sealed value; a note is shorter
 MAX_VOIDED: Final = 200
+
+_CHANGED_PARTS: Final = ("object", "objects", "request", "fields", "approval")
 
 _APPEND: Final = "SELECT audit.append($1::text[], $2::bytea[], $3::bytea[], $4::text[])"
 
@@ -272,7 +273,10 @@ class Writer:
         return prepared
 
     def _finish(self, record: dict[str, Any], data_keys: dict[str, DataKey]) -> Prepared:
-        body = {name: deepcopy(value) for name, value in record.items() if not name.startswith("_")}
+        body = {name: value for name, value in record.items() if not name.startswith("_")}
+        for part in _CHANGED_PARTS:  # the caller's record stays as it is
+            if body[part] is not None:
+                body[part] = dict(body[part])
         clear = dict(record.get("_priv") or {})
         subject = record.get("_subject")
         key = data_keys[subject] if subject is not None else log_key(self._keys)
@@ -310,7 +314,7 @@ class Writer:
                 "voided": voided,
                 "settled": settled,
             }
-            data = fit(plain(body))
+            data = _bytes_of(body)
         except BaseException:
             self._numbers.end(number, committed=False)
             raise
@@ -331,6 +335,13 @@ class Writer:
     def _end(self, prepared: Sequence[Prepared], *, committed: bool) -> None:
         for one in prepared:
             self._numbers.end(one.number, committed=committed)
+
+
+def _bytes_of(body: dict[str, Any]) -> bytes:
+    try:
+        return fit(body)
+    except NotCanonicalError:
+        return fit(plain(body))  # a value put in after new_record, which makes all values plain
 
 
 def _people(record: dict[str, Any]) -> set[str]:

@@ -15,6 +15,12 @@ from typing import Any, Final
 from authz.dual_control import payload as bind_payload
 from services.cases.rules import FAMILIES
 
+# The order of the README and of `countersign demo`: in Lisbon, large enough for every amount of the tour.
+TOUR_ORDER: Final = 1042
+SUBJECTS: Final = 200
+CASES: Final = 400
+DISPUTED: Final = 7  # of every fifty orders, the one in dispute
+AUTOMATED_SHARE: Final = 0.2
 CITIES: Final = ("lisbon", "berlin", "austin")
 CURRENCY: Final = {"lisbon": "EUR", "berlin": "EUR", "austin": "EUR"}
 ALL_CATEGORIES: Final = ("SFW", "SUGGESTIVE", "NSFW", "PROHIBITED")
@@ -29,18 +35,47 @@ ROLES: Final = {
     "auditor": ("AUDITOR", "Auditor", ALL_CATEGORIES),
 }
 HANDLES: Final = (
-    "support-agent", "support-senior", "support-lead",
-    "ts-agent", "ts-senior", "ts-lead", "ts-lead-2", "ts-lead-3",
-    "finance-agent", "finance-senior", "finance-lead", "finance-lead-2",
-    "content-agent", "content-lead",
-    "cityops-agent", "cityops-lead", "cityops-lead-2",
-    "admin", "admin-2", "auditor",
-    "support-agent-berlin", "ts-agent-berlin", "finance-senior-berlin",
-)  # fmt: skip
+    "support-agent",
+    "support-senior",
+    "support-lead",
+    "ts-agent",
+    "ts-senior",
+    "ts-lead",
+    "ts-lead-2",
+    "ts-lead-3",
+    "finance-agent",
+    "finance-senior",
+    "finance-lead",
+    "finance-lead-2",
+    "content-agent",
+    "content-lead",
+    "cityops-agent",
+    "cityops-lead",
+    "cityops-lead-2",
+    "admin",
+    "admin-2",
+    "auditor",
+    "support-agent-berlin",
+    "ts-agent-berlin",
+    "finance-senior-berlin",
+)
 QUEUE_KINDS: Final = ("MODERATION", "REFUND", "ACCOUNT", "VERIFICATION", "CITY")
-SLA_SECONDS: Final = {"MODERATION": (8 * 3600, 72 * 3600), "REFUND": (4 * 3600, 48 * 3600), "ACCOUNT": (8 * 3600, 72 * 3600), "VERIFICATION": (8 * 3600, 72 * 3600), "CITY": (24 * 3600, 14 * 86400)}
+SLA_SECONDS: Final = {
+    "MODERATION": (8 * 3600, 72 * 3600),
+    "REFUND": (4 * 3600, 48 * 3600),
+    "ACCOUNT": (8 * 3600, 72 * 3600),
+    "VERIFICATION": (8 * 3600, 72 * 3600),
+    "CITY": (24 * 3600, 14 * 86400),
+}
 SUBJECT_KINDS: Final = ("STUDIO", "USER", "LISTING", "CREATOR", "PROFILE", "REVIEW")
-REPORT_CATEGORIES: Final = ("SPAM", "SCAM_FRAUD", "IMPERSONATION", "HARASSMENT", "MISLEADING_LISTING", "UNLABELED_ADULT")
+REPORT_CATEGORIES: Final = (
+    "SPAM",
+    "SCAM_FRAUD",
+    "IMPERSONATION",
+    "HARASSMENT",
+    "MISLEADING_LISTING",
+    "UNLABELED_ADULT",
+)
 REFUND_REASONS: Final = ("SERVICE_NOT_PROVIDED", "DUPLICATE", "QUALITY_ISSUE", "CANCELED_BY_STUDIO", "PRICE_ERROR")
 
 
@@ -66,7 +101,7 @@ class Demo:
 def build(now: datetime) -> Demo:
     """Make the whole demo as of ``now``; the same seed gives the same rows but for their times."""
     demo = Demo(now)
-    rng = random.Random(20261124)
+    rng = random.Random(20261124)  # noqa: S311 - demo data, the same everywhere
     _people(demo)
     _queues(demo)
     subjects = _subjects(demo, rng)
@@ -76,47 +111,91 @@ def build(now: datetime) -> Demo:
     return demo
 
 
+def display_name(handle: str) -> str:
+    """What the directory calls the holder of a demo handle: his job, never a person's name."""
+    area, *rest = handle.split("-")
+    title = ROLES[area][1] if area in ("admin", "auditor") else f"{ROLES[area][1]} {_tier(handle).capitalize()}"
+    number = next((part for part in rest if part.isdigit()), None)
+    return " ".join(filter(None, (title, number, "(Berlin)" if "berlin" in rest else None)))
+
+
+def _tier(handle: str) -> str:
+    return next((tier for tier in ("AGENT", "SENIOR", "LEAD") if tier.lower() in handle.split("-")), "LEAD")
+
+
 def _people(demo: Demo) -> None:
     for handle in HANDLES:
-        area, *rest = handle.split("-")
-        role, words, categories = ROLES[area]
-        tier = next((t for t in ("agent", "senior", "lead") if t in rest), "lead")
-        number = next((r for r in rest if r.isdigit()), None)
-        city = "berlin" if "berlin" in rest else None
-        title = words if area in ("admin", "auditor") else f"{words} {tier.capitalize()}"
+        role, _, categories = ROLES[handle.partition("-")[0]]
         demo.add(
-            "staff", id=staff_id(handle), handle=handle, state="ACTIVE", version=1, email=f"{handle}@staff.example",
-            display_name=" ".join(filter(None, (title, number, f"({city.capitalize()})" if city else None))),
-        )  # fmt: skip
+            "staff",
+            id=staff_id(handle),
+            handle=handle,
+            display_name=display_name(handle),
+            email=f"{handle}@staff.example",
+            state="ACTIVE",
+            version=1,
+        )
         demo.add(
-            "staff_grant", id=f"gr_{handle.replace('-', '_')}", staff_id=staff_id(handle), role=role, tier=tier.upper(),
-            city_ids=[city] if city else ["*"], content_categories=list(categories),
-        )  # fmt: skip
+            "staff_grant",
+            id=f"gr_{handle.replace('-', '_')}",
+            staff_id=staff_id(handle),
+            role=role,
+            tier=_tier(handle),
+            city_ids=["berlin"] if handle.endswith("-berlin") else ["*"],
+            content_categories=list(categories),
+        )
 
 
 def _queues(demo: Demo) -> None:
     for kind in QUEUE_KINDS:
         first, resolve = SLA_SECONDS[kind]
-        demo.add("sla_policy", id=f"sla_{kind.lower()}", name=f"{kind.capitalize()} default", kind=kind, first_response_seconds=first, resolve_seconds=resolve, at_risk_percent=75, version=1)
+        demo.add(
+            "sla_policy",
+            id=f"sla_{kind.lower()}",
+            name=f"{kind.capitalize()} default",
+            kind=kind,
+            first_response_seconds=first,
+            resolve_seconds=resolve,
+            at_risk_percent=75,
+            version=1,
+        )
         for city in CITIES:
             categories = ["SFW"] if kind == "CITY" else list(ALL_CATEGORIES[:3])
             demo.add(
-                "queue", id=f"q_{kind.lower()}_{city}", name=f"{kind.capitalize()} {city.capitalize()}", kind=kind, city_ids=[city],
-                content_categories=categories, enabled=True, hidden_actions=[], sla_policy_id=f"sla_{kind.lower()}", version=1,
-            )  # fmt: skip
+                "queue",
+                id=f"q_{kind.lower()}_{city}",
+                name=f"{kind.capitalize()} {city.capitalize()}",
+                kind=kind,
+                city_ids=[city],
+                content_categories=categories,
+                enabled=True,
+                hidden_actions=[],
+                sla_policy_id=f"sla_{kind.lower()}",
+                version=1,
+            )
 
 
 def _subjects(demo: Demo, rng: random.Random) -> list[dict[str, Any]]:
     subjects = []
-    for n in range(1, 201):
+    for n in range(1, SUBJECTS + 1):
         kind = SUBJECT_KINDS[n % len(SUBJECT_KINDS)]
         protected = ["HIGH_PROFILE"] if n % 40 == 0 else ["LEGAL_HOLD"] if n % 67 == 0 else []
         subjects.append(
             demo.add(
-                "subject", id=f"sub_{n:03d}", kind=kind, state="ACTIVE", city_id=CITIES[n % 3],
-                content_category=rng.choices(("SFW", "SUGGESTIVE", "NSFW"), (6, 3, 1))[0], display_name=f"{kind.capitalize()} Number {n:03d}",
-                staff_id=staff_id("ts-agent") if n == 199 else None, protected_tags=protected, tags=[], active_strikes=0, total_strikes=0, version=1,
-            )  # fmt: skip
+                "subject",
+                id=f"sub_{n:03d}",
+                kind=kind,
+                state="ACTIVE",
+                city_id=CITIES[n % 3],
+                content_category=rng.choices(("SFW", "SUGGESTIVE", "NSFW"), (6, 3, 1))[0],
+                display_name=f"{kind.capitalize()} Number {n:03d}",
+                staff_id=staff_id("ts-agent") if n == SUBJECTS - 1 else None,
+                protected_tags=protected,
+                tags=[],
+                active_strikes=0,
+                total_strikes=0,
+                version=1,
+            )
         )
     return subjects
 
@@ -125,14 +204,25 @@ def _orders(demo: Demo, rng: random.Random) -> list[dict[str, Any]]:
     ledgers = []
     for n in range(1001, 1301):
         city = CITIES[(n + 2) % 3]
-        captured = 90_000 if n == 1042 else rng.randrange(2_000, 400_000, 50)
+        captured = 90_000 if n == TOUR_ORDER else rng.randrange(2_000, 400_000, 50)
         ledgers.append(
             demo.add(
-                "order_ledger", order_id=f"o_{n}", buyer_id=f"buyer_{n % 90:03d}", city_id=city, currency=CURRENCY[city], captured_minor=captured,
-                succeeded_minor=0, reserved_minor=0, disputed_minor=captured // 4 if n % 50 == 7 else 0, charge_refundable=n % 50 != 7, version=1,
-            )  # fmt: skip
+                "order_ledger",
+                order_id=f"o_{n}",
+                buyer_id=f"buyer_{n % 90:03d}",
+                city_id=city,
+                currency=CURRENCY[city],
+                captured_minor=captured,
+                succeeded_minor=0,
+                reserved_minor=0,
+                disputed_minor=captured // 4 if n % 50 == DISPUTED else 0,
+                charge_refundable=n % 50 != DISPUTED,
+                version=1,
+            )
         )
-        sim = {1: "fail:declined", 2: "pending:20", 3: "requires_action"}.get(n % 25 if n != 1042 else 0, "succeed")
+        sim = {1: "fail:declined", 2: "pending:20", 3: "requires_action"}.get(
+            n % 25 if n != TOUR_ORDER else 0, "succeed"
+        )
         demo.add("kernel_order", order_id=f"o_{n}", sim=sim)
     return ledgers
 
@@ -141,25 +231,55 @@ def _cases(demo: Demo, rng: random.Random, subjects: list[dict[str, Any]]) -> No
     # Terminal states first in number: a back office's history is longer than its queue.
     states = ["OPEN"] * 12 + ["RESOLVED"] * 4 + ["CLOSED"] * 2 + ["ESCALATED", "PENDING_INFO"]
     deciders = [staff_id("ts-agent"), staff_id("ts-senior"), staff_id("content-agent")]
-    for n in range(1, 401):
-        subject = subjects[(n - 1) % 200]
-        kind = "MODERATION" if n <= 200 else QUEUE_KINDS[1 + n % 4]
+    for n in range(1, CASES + 1):
+        subject = subjects[(n - 1) % SUBJECTS]
+        kind = "MODERATION" if n <= SUBJECTS else QUEUE_KINDS[1 + n % 4]
         if kind == "CITY":
             subject = {**subject, "content_category": "SFW"}
         state = states[n % len(states)]
-        created = demo.ago(minutes=rng.randrange(20, 4000) if state in ("OPEN", "ESCALATED", "PENDING_INFO") else rng.randrange(5000, 40000))
+        created = demo.ago(
+            minutes=rng.randrange(20, 4000)
+            if state in ("OPEN", "ESCALATED", "PENDING_INFO")
+            else rng.randrange(5000, 40000)
+        )
         first, resolve = SLA_SECONDS[kind]
         worked = state in ("RESOLVED", "CLOSED")
         claimed = created + timedelta(minutes=rng.randrange(5, 300)) if state != "OPEN" else None
         resolved = claimed + timedelta(minutes=rng.randrange(3, 90)) if worked and claimed else None
         case = demo.add(
-            "case_file", id=f"case_{n:03d}", kind=kind, state=state, subject_id=subject["id"], city_id=subject["city_id"], content_category=subject["content_category"],
-            queue_id=f"q_{kind.lower()}_{subject['city_id']}", order_id=f"o_{1000 + n - 200}" if kind == "REFUND" else None, priority=rng.randrange(0, 480), skips=0, created_at=created,
-            first_claimed_at=claimed, last_claimed_at=claimed, resolved_at=resolved, assignee_id=rng.choice(deciders) if worked else None,
-            sla_policy_id=f"sla_{kind.lower()}", first_response_due_at=created + timedelta(seconds=first), resolve_due_at=created + timedelta(seconds=resolve),
-            sla_paused_at=claimed if state == "PENDING_INFO" else None, sla_paused_seconds=0, version=1 + (3 if worked else 0),
-        )  # fmt: skip
-        demo.add("timeline", target_type="Case", target_id=case["id"], city_id=case["city_id"], at=created, actor_id=None, kind="opened", summary="The case was opened.")
+            "case_file",
+            id=f"case_{n:03d}",
+            kind=kind,
+            state=state,
+            subject_id=subject["id"],
+            city_id=subject["city_id"],
+            content_category=subject["content_category"],
+            queue_id=f"q_{kind.lower()}_{subject['city_id']}",
+            order_id=f"o_{1000 + n - SUBJECTS}" if kind == "REFUND" else None,
+            priority=rng.randrange(0, 480),
+            skips=0,
+            created_at=created,
+            first_claimed_at=claimed,
+            last_claimed_at=claimed,
+            resolved_at=resolved,
+            assignee_id=rng.choice(deciders) if worked else None,
+            sla_policy_id=f"sla_{kind.lower()}",
+            first_response_due_at=created + timedelta(seconds=first),
+            resolve_due_at=created + timedelta(seconds=resolve),
+            sla_paused_at=claimed if state == "PENDING_INFO" else None,
+            sla_paused_seconds=0,
+            version=1 + (3 if worked else 0),
+        )
+        demo.add(
+            "timeline",
+            target_type="Case",
+            target_id=case["id"],
+            city_id=case["city_id"],
+            at=created,
+            actor_id=None,
+            kind="opened",
+            summary="The case was opened.",
+        )
         if kind == "MODERATION":
             _reports(demo, rng, case)
             if worked:
@@ -169,14 +289,27 @@ def _cases(demo: Demo, rng: random.Random, subjects: list[dict[str, Any]]) -> No
 def _reports(demo: Demo, rng: random.Random, case: dict[str, Any]) -> None:
     state = "ATTACHED" if case["state"] not in ("RESOLVED", "CLOSED") else "ACTIONED"
     for k in range(1 + rng.randrange(4)):
-        automated = rng.random() < 0.2
+        automated = rng.random() < AUTOMATED_SHARE
         demo.add(
-            "report", id=f"rep_{case['id'][5:]}_{k}", state=state, subject_id=case["subject_id"], case_id=case["id"], city_id=case["city_id"], content_category=case["content_category"],
-            category=rng.choice(REPORT_CATEGORIES), source="app", external_id=f"{case['id']}-{k}", reporter_id=None if automated else f"user_{rng.randrange(900):03d}",
-            reporter_accuracy=None if automated else rng.randrange(1, 11) / 10, reporter_muted=False, automated=automated,
-            detail="Asked me to pay outside the app; wrote to me at buyer@mail.example and +351 21 000 00 00." if k == 0 else None,
+            "report",
+            id=f"rep_{case['id'][5:]}_{k}",
+            state=state,
+            subject_id=case["subject_id"],
+            case_id=case["id"],
+            city_id=case["city_id"],
+            content_category=case["content_category"],
+            category=rng.choice(REPORT_CATEGORIES),
+            source="app",
+            external_id=f"{case['id']}-{k}",
+            reporter_id=None if automated else f"user_{rng.randrange(900):03d}",
+            reporter_accuracy=None if automated else rng.randrange(1, 11) / 10,
+            reporter_muted=False,
+            automated=automated,
+            detail="Asked me to pay outside the app; wrote to me at buyer@mail.example and +351 21 000 00 00."
+            if k == 0
+            else None,
             created_at=case["created_at"] - timedelta(minutes=k),
-        )  # fmt: skip
+        )
 
 
 def _decision(demo: Demo, rng: random.Random, case: dict[str, Any], at: datetime) -> None:
@@ -184,15 +317,38 @@ def _decision(demo: Demo, rng: random.Random, case: dict[str, Any], at: datetime
     statement = None
     if kind == "REMOVE_CONTENT":
         statement = {
-            "ground": "INCOMPATIBLE_CONTENT", "groundReference": "Community rules, section 4", "facts": "The listing asks for payment outside the marketplace.",
-            "explanation": "Such payments take away the buyer's protection.", "restrictions": ["REMOVE_CONTENT"], "category": "SCAM_AND_FRAUD", "contentType": ["TEXT"],
-            "sourceType": "NOTICE", "automatedDetection": False, "automatedDecision": "NOT_AUTOMATED", "territorialScope": ["EU"], "applicationDate": at.date().isoformat(),
-        }  # fmt: skip
+            "ground": "INCOMPATIBLE_CONTENT",
+            "groundReference": "Community rules, section 4",
+            "facts": "The listing asks for payment outside the marketplace.",
+            "explanation": "Such payments take away the buyer's protection.",
+            "restrictions": ["REMOVE_CONTENT"],
+            "category": "SCAM_AND_FRAUD",
+            "contentType": ["TEXT"],
+            "sourceType": "NOTICE",
+            "automatedDetection": False,
+            "automatedDecision": "NOT_AUTOMATED",
+            "territorialScope": ["EU"],
+            "applicationDate": at.date().isoformat(),
+        }
     demo.add(
-        "decision", id=f"dec_{case['id'][5:]}", case_id=case["id"], subject_id=case["subject_id"], city_id=case["city_id"], content_category=case["content_category"], kind=kind,
-        family=FAMILIES[kind], state="EFFECTIVE", reason_code="NO_VIOLATION" if kind == "NO_ACTION" else "OFF_PLATFORM_PAYMENT", decided_by_id=case["assignee_id"], approved_by_ids=[],
-        effective_at=at, severity=severity, strikes=strikes, statement=statement, created_at=at,
-    )  # fmt: skip
+        "decision",
+        id=f"dec_{case['id'][5:]}",
+        case_id=case["id"],
+        subject_id=case["subject_id"],
+        city_id=case["city_id"],
+        content_category=case["content_category"],
+        kind=kind,
+        family=FAMILIES[kind],
+        state="EFFECTIVE",
+        reason_code="NO_VIOLATION" if kind == "NO_ACTION" else "OFF_PLATFORM_PAYMENT",
+        decided_by_id=case["assignee_id"],
+        approved_by_ids=[],
+        effective_at=at,
+        severity=severity,
+        strikes=strikes,
+        statement=statement,
+        created_at=at,
+    )
     subject = next(s for s in demo.rows["subject"] if s["id"] == case["subject_id"])
     subject["active_strikes"] += strikes
     subject["total_strikes"] += strikes
@@ -204,7 +360,7 @@ def _refunds(demo: Demo, rng: random.Random, ledgers: list[dict[str, Any]]) -> N
     approvers = ["finance-senior", "finance-lead", "finance-senior", "finance-lead-2", "finance-senior"]
     outcomes = ["SUCCEEDED"] * 7 + ["FAILED", "REJECTED", "EXPIRED", "CANCELED"]
     for n, ledger in enumerate(ledgers):
-        if n % 2 or ledger["order_id"] == "o_1042" or not ledger["charge_refundable"]:
+        if n % 2 or ledger["order_id"] == f"o_{TOUR_ORDER}" or not ledger["charge_refundable"]:
             continue
         handle, alone = requesters[n // 2 % 3]
         amount = min(ledger["captured_minor"] - ledger["disputed_minor"], rng.randrange(500, 45_000, 10))
@@ -215,47 +371,137 @@ def _refunds(demo: Demo, rng: random.Random, ledgers: list[dict[str, Any]]) -> N
         approver = approvers[n // 2 % len(approvers)]
         approved = countersigned and state not in ("REJECTED", "EXPIRED", "CANCELED")
         refund = demo.add(
-            "refund", id=refund_id, order_id=ledger["order_id"], buyer_id=ledger["buyer_id"], city_id=ledger["city_id"], amount_minor=amount, currency=ledger["currency"], state=state,
-            destination="ORIGINAL", reason_code=REFUND_REASONS[n % len(REFUND_REASONS)], requester_id=staff_id(handle), approved_by_ids=[staff_id(approver)] if approved else [],
-            approval_request_id=f"apr_{n:03d}" if countersigned else None, external_ref=f"kr_{refund_id}" if state in ("SUCCEEDED", "FAILED") else None,
-            failure_reason="declined" if state == "FAILED" else None, created_at=created, version=4,
-        )  # fmt: skip
+            "refund",
+            id=refund_id,
+            order_id=ledger["order_id"],
+            buyer_id=ledger["buyer_id"],
+            city_id=ledger["city_id"],
+            amount_minor=amount,
+            currency=ledger["currency"],
+            state=state,
+            destination="ORIGINAL",
+            reason_code=REFUND_REASONS[n % len(REFUND_REASONS)],
+            requester_id=staff_id(handle),
+            approved_by_ids=[staff_id(approver)] if approved else [],
+            approval_request_id=f"apr_{n:03d}" if countersigned else None,
+            external_ref=f"kr_{refund_id}" if state in ("SUCCEEDED", "FAILED") else None,
+            failure_reason="declined" if state == "FAILED" else None,
+            created_at=created,
+            version=4,
+        )
         if state == "SUCCEEDED":
             ledger["succeeded_minor"] += amount
         if state in ("SUCCEEDED", "FAILED"):
             demo.add(
-                "kernel_refund", key=refund_id, order_id=ledger["order_id"], amount_minor=amount, currency=ledger["currency"], state=state, external_ref=f"kr_{refund_id}",
-                failure_code=refund["failure_reason"], created_at=created, settles_at=created, outcome=state, notified_at=created,
-            )  # fmt: skip
+                "kernel_refund",
+                key=refund_id,
+                order_id=ledger["order_id"],
+                amount_minor=amount,
+                currency=ledger["currency"],
+                state=state,
+                external_ref=f"kr_{refund_id}",
+                failure_code=refund["failure_reason"],
+                created_at=created,
+                settles_at=created,
+                outcome=state,
+                notified_at=created,
+            )
         if countersigned:
             _approval(demo, rng, refund, handle, approver)
 
 
 def _approval(demo: Demo, rng: random.Random, refund: dict[str, Any], handle: str, approver: str) -> None:
-    role = ROLES[handle.split("-")[0]][0]
+    role = ROLES[handle.partition("-")[0]][0]
     tier = handle.split("-")[1].upper()
     request_id, created = refund["approval_request_id"], refund["created_at"]
-    arguments = {"orderId": refund["order_id"], "amount": {"amountMinor": refund["amount_minor"], "currency": refund["currency"]}}
+    arguments = {
+        "orderId": refund["order_id"],
+        "amount": {"amountMinor": refund["amount_minor"], "currency": refund["currency"]},
+    }
     canonical, digest = bind_payload(
-        action="refund.request", arguments=arguments, target_id=refund["order_id"], target_version=1, requester_id=refund["requester_id"], policy_id="refund.request/1", policy_version=1
+        action="refund.request",
+        arguments=arguments,
+        target_id=refund["order_id"],
+        target_version=1,
+        requester_id=refund["requester_id"],
+        policy_id="refund.request/1",
+        policy_version=1,
     )
-    state, vote = {"REJECTED": ("REJECTED", "REJECT"), "EXPIRED": ("EXPIRED", None), "CANCELED": ("CANCELED", None)}.get(refund["state"], ("APPROVED", "APPROVE"))
+    state, vote = {
+        "REJECTED": ("REJECTED", "REJECT"),
+        "EXPIRED": ("EXPIRED", None),
+        "CANCELED": ("CANCELED", None),
+    }.get(refund["state"], ("APPROVED", "APPROVE"))
     voted = created + timedelta(minutes=rng.randrange(2, 400)) if vote else None
     executed = voted if state == "APPROVED" else None
     demo.add(
-        "approval_request", id=request_id, action="refund.request", command="requestRefund", target_type="OrderLedger", target_id=refund["order_id"], target_version=1, entity_id=refund["id"],
-        city_id=refund["city_id"], summary=f"Refund {refund['amount_minor'] / 100:.2f} {refund['currency']} on order {refund['order_id']}", payload=canonical, payload_hash=digest, diff={},
-        facts={"amountMinor": refund["amount_minor"], "sum24hMinor": refund["amount_minor"]}, policy_id="refund.request/1", policy_version=1, seats=[], approvals_needed=1,
-        requester_id=refund["requester_id"], requester_role=role, requester_tier=tier, amount_minor=refund["amount_minor"], window_sum_minor=refund["amount_minor"], currency=refund["currency"],
-        reason_code=refund["reason_code"], state=state, execution="EXECUTED" if executed else "NOT_STARTED", execute_within_seconds=3600, created_at=created,
-        approve_by=created + timedelta(hours=24), closed_at=voted or created + timedelta(hours=24), executed_at=executed, expiring_alerted=True, version=2,
-    )  # fmt: skip
-    demo.add("timeline", target_type="ApprovalRequest", target_id=request_id, city_id=refund["city_id"], at=created, actor_id=refund["requester_id"], kind="requested", summary="Asked for a second person.")
+        "approval_request",
+        id=request_id,
+        action="refund.request",
+        command="requestRefund",
+        target_type="OrderLedger",
+        target_id=refund["order_id"],
+        target_version=1,
+        entity_id=refund["id"],
+        city_id=refund["city_id"],
+        summary=f"Refund {refund['amount_minor'] / 100:.2f} {refund['currency']} on order {refund['order_id']}",
+        payload=canonical,
+        payload_hash=digest,
+        diff={},
+        facts={"amountMinor": refund["amount_minor"], "sum24hMinor": refund["amount_minor"]},
+        policy_id="refund.request/1",
+        policy_version=1,
+        seats=[],
+        approvals_needed=1,
+        requester_id=refund["requester_id"],
+        requester_role=role,
+        requester_tier=tier,
+        amount_minor=refund["amount_minor"],
+        window_sum_minor=refund["amount_minor"],
+        currency=refund["currency"],
+        reason_code=refund["reason_code"],
+        state=state,
+        execution="EXECUTED" if executed else "NOT_STARTED",
+        execute_within_seconds=3600,
+        created_at=created,
+        approve_by=created + timedelta(hours=24),
+        closed_at=voted or created + timedelta(hours=24),
+        executed_at=executed,
+        expiring_alerted=True,
+        version=2,
+    )
+    demo.add(
+        "timeline",
+        target_type="ApprovalRequest",
+        target_id=request_id,
+        city_id=refund["city_id"],
+        at=created,
+        actor_id=refund["requester_id"],
+        kind="requested",
+        summary="Asked for a second person.",
+    )
     if vote and voted:
         demo.add(
-            "approval_vote", id=f"vote_{request_id[4:]}", request_id=request_id, voter_id=staff_id(approver), role="FINANCE", tier="LEAD" if "lead" in approver else "SENIOR", vote=vote,
-            payload_hash=digest, counts=True, at=voted,
-        )  # fmt: skip
-        demo.add("timeline", target_type="ApprovalRequest", target_id=request_id, city_id=refund["city_id"], at=voted, actor_id=staff_id(approver), kind=f"vote_{vote.lower()}", summary="Voted.")
+            "approval_vote",
+            id=f"vote_{request_id[4:]}",
+            request_id=request_id,
+            voter_id=staff_id(approver),
+            role="FINANCE",
+            tier="LEAD" if "lead" in approver else "SENIOR",
+            vote=vote,
+            payload_hash=digest,
+            counts=True,
+            at=voted,
+        )
+        demo.add(
+            "timeline",
+            target_type="ApprovalRequest",
+            target_id=request_id,
+            city_id=refund["city_id"],
+            at=voted,
+            actor_id=staff_id(approver),
+            kind=f"vote_{vote.lower()}",
+            summary="Voted.",
+        )
     if executed:
         demo.add("approval_execution", request_id=request_id, at=executed)

@@ -26,6 +26,7 @@ import asyncpg
 from rich.console import Console
 from rich.markup import escape
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from countersign.settings import Settings
 
@@ -43,7 +44,7 @@ TRAIL: Final = """query ($id: ID!) { listAudit(filter: { approvalRequestId: { eq
 PROOF: Final = "query ($id: ID!) { getAuditProof(id: $id) { seq size rootHash path } }"
 
 
-class BrokenPromise(Exception):
+class BrokenPromiseError(Exception):
     """A step did not do what it says; the message names the step."""
 
 
@@ -64,7 +65,9 @@ class Walk:
 
     def holds(self, promise: str, kept: bool, found: object = None) -> None:
         if not kept:
-            raise BrokenPromise(f"step {self.steps}: {promise}" + (f"; found {found}" if found is not None else ""))
+            raise BrokenPromiseError(
+                f"step {self.steps}: {promise}" + (f"; found {found}" if found is not None else "")
+            )
         self.console.print(f"   [green]✓[/green] {escape(promise)}", soft_wrap=True)
 
     def shows(self, line: str) -> None:
@@ -78,10 +81,11 @@ class Walk:
     async def call(self, handle: str, document: str, **variables: Any) -> dict[str, Any]:
         """One GraphQL call as that person, shown in one line; returns the whole answer."""
         token = await self.token(handle)
-        name = document.split("{", 2)[1].split("(")[0].strip()
+        name = document.split("{", 2)[1].partition("(")[0].strip()
         self.shows(f"{handle} ▸ POST {self.url}/graphql  {name} {json.dumps(variables, separators=(',', ':'))}")
         body = json.dumps({"query": document, "variables": variables}).encode()
-        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json", "Authorization": token})  # noqa: S310 - our own address
+        headers = {"Content-Type": "application/json", "Authorization": token}
+        request = urllib.request.Request(f"{self.url}/graphql", body, headers)  # noqa: S310 - our own address
 
         def send() -> dict[str, Any]:
             with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
@@ -98,11 +102,18 @@ async def command(settings: Settings, *args: str, check: bool = True) -> subproc
     """Run another ``countersign`` command with the same home, as a person would."""
 
     def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "countersign", *args], env=settings.child_environment(), capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
+        return subprocess.run(
+            [sys.executable, "-m", "countersign", *args],
+            env=settings.child_environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
 
     done = await asyncio.to_thread(run)
     if check and done.returncode:
-        raise BrokenPromise(f"countersign {' '.join(args)} exited {done.returncode}: {done.stderr.strip()}")
+        raise BrokenPromiseError(f"countersign {' '.join(args)} exited {done.returncode}: {done.stderr.strip()}")
     return done
 
 
@@ -114,11 +125,23 @@ async def _listening(walk: Walk, handle: str) -> AsyncIterator[ClientConnection]
     authorization = {"host": host, "Authorization": token}
     header = base64.urlsafe_b64encode(json.dumps(authorization).encode()).decode().rstrip("=")
     context = ssl.create_default_context(cafile=str(walk.settings.home_path / "tls" / "ca.pem"))
-    async with connect(f"wss://{host}/graphql/realtime", subprotocols=["graphql-ws", f"header-{header}"], ssl=context) as socket:  # type: ignore[list-item]
+    async with connect(
+        f"wss://{host}/graphql/realtime",
+        subprotocols=[Subprotocol("graphql-ws"), Subprotocol(f"header-{header}")],
+        ssl=context,
+    ) as socket:
         await socket.send(json.dumps({"type": "connection_init"}))
         await _frame(socket, "connection_ack")
         data = json.dumps({"query": ALERTS, "variables": {}})
-        await socket.send(json.dumps({"id": str(uuid.uuid4()), "type": "start", "payload": {"data": data, "extensions": {"authorization": authorization}}}))
+        await socket.send(
+            json.dumps(
+                {
+                    "id": str(uuid.uuid4()),
+                    "type": "start",
+                    "payload": {"data": data, "extensions": {"authorization": authorization}},
+                }
+            )
+        )
         await _frame(socket, "start_ack")
         walk.shows(f"{handle} ▸ wss://{host}/graphql/realtime  subscription onAlert")
         yield socket
@@ -132,11 +155,11 @@ async def _frame(socket: ClientConnection, kind: str, seconds: float = 15) -> di
             if frame["type"] == kind:
                 return frame
             if frame["type"] in ("connection_error", "error"):
-                raise BrokenPromise(f"the socket answered {frame}")
+                raise BrokenPromiseError(f"the socket answered {frame}")
 
 
 async def walk_refund(walk: Walk) -> None:
-    """The story. Raises ``BrokenPromise`` at the first promise that does not hold."""
+    """The story. Raises ``BrokenPromiseError`` at the first promise that does not hold."""
     walk.step("A finance senior listens for alerts")
     async with _listening(walk, "finance-senior") as socket:
         walk.step("A support agent, who may refund 50.00 alone, asks for 120.00")
@@ -145,19 +168,30 @@ async def walk_refund(walk: Walk) -> None:
         }))["data"]["requestRefund"]  # fmt: skip
         request = asked["approvalRequest"]
         walk.holds("it waits for a second person", asked["outcome"] == "PENDING_APPROVAL", asked["outcome"])
-        walk.holds(f"the sum is reserved already: {asked['ledger']['reserved']['amountMinor'] / 100:.2f} EUR", asked["ledger"]["reserved"]["amountMinor"] >= AMOUNT)
+        walk.holds(
+            f"the sum is reserved already: {asked['ledger']['reserved']['amountMinor'] / 100:.2f} EUR",
+            asked["ledger"]["reserved"]["amountMinor"] >= AMOUNT,
+        )
         walk.shows(f"bound to payload {request['payloadHash'][:16]}…: {request['summary']}")
         alert = (await _frame(socket, "data"))["payload"]["data"]["onAlert"]
-        walk.holds(f"the senior is told: {alert['summary']}", (alert["kind"], alert["targetId"]) == ("APPROVAL_WAITING", request["id"]), alert)
+        walk.holds(
+            f"the senior is told: {alert['summary']}",
+            (alert["kind"], alert["targetId"]) == ("APPROVAL_WAITING", request["id"]),
+            alert,
+        )
 
     vote = {"requestId": request["id"], "vote": "APPROVE", "payloadHash": request["payloadHash"]}
     walk.step("The agent tries to approve his own request")
     own = await walk.call("support-agent", VOTE, input=vote)
-    walk.holds("he cannot", bool(own.get("errors")) and own["errors"][0]["errorType"] in ("Unauthorized", "NOT_ELIGIBLE"), own)
+    walk.holds(
+        "he cannot", bool(own.get("errors")) and own["errors"][0]["errorType"] in ("Unauthorized", "NOT_ELIGIBLE"), own
+    )
 
     walk.step("The senior approves exactly what was shown")
     approved = (await walk.call("finance-senior", VOTE, input=vote))["data"]["voteOnApproval"]
-    walk.holds("it is approved and executed in one transaction", approved["request"]["execution"] == "EXECUTED", approved)
+    walk.holds(
+        "it is approved and executed in one transaction", approved["request"]["execution"] == "EXECUTED", approved
+    )
 
     walk.step("The money leaves once the record is anchored, keyed by the refund's id")
     refund: dict[str, Any] = {}
@@ -165,16 +199,28 @@ async def walk_refund(walk: Walk) -> None:
     while refund.get("state") != "SUCCEEDED" and time.monotonic() < deadline:
         await asyncio.sleep(0.5)
         refund = (await walk.call("finance-senior", REFUND, id=asked["refund"]["id"]))["data"]["getRefund"]
-    walk.holds(f"the kernel answered, the refund SUCCEEDED as {refund.get('externalRef')}", refund["state"] == "SUCCEEDED", refund)
+    walk.holds(
+        f"the kernel answered, the refund SUCCEEDED as {refund.get('externalRef')}",
+        refund["state"] == "SUCCEEDED",
+        refund,
+    )
 
     walk.step("An auditor reads who did what, why, and under which policy")
     trail = (await walk.call("auditor", TRAIL, id=request["id"]))["data"]["listAudit"]["items"]
     for r in trail:
         reason = (r["reason"] or {}).get("code") or ""
-        walk.shows(f"#{r['seq']:.0f} {r['actor']['displayName']}: {r['action']} {r['approvalStep'] or ''} {r['verdict']} {reason} (policy {r['policyVersion']}) {r['hash'][:12]}…")
-    walk.holds("request, vote and execution are there", {"REQUESTED", "VOTED", "EXECUTED"} <= {r["approvalStep"] for r in trail})
+        walk.shows(
+            f"#{r['seq']:.0f} {r['actor']['displayName']}: {r['action']} {r['approvalStep'] or ''} {r['verdict']} {reason} (policy {r['policyVersion']}) {r['hash'][:12]}…"
+        )
+    walk.holds(
+        "request, vote and execution are there",
+        {"REQUESTED", "VOTED", "EXECUTED"} <= {r["approvalStep"] for r in trail},
+    )
     proof = (await walk.call("auditor", PROOF, id=asked["audit"]["id"]))["data"]["getAuditProof"]
-    walk.holds(f"the first record is leaf {proof['seq']:.0f} of {proof['size']:.0f}, by {len(proof['path'])} hashes", proof["size"] > proof["seq"])
+    walk.holds(
+        f"the first record is leaf {proof['seq']:.0f} of {proof['size']:.0f}, by {len(proof['path'])} hashes",
+        proof["size"] > proof["seq"],
+    )
 
     walk.step("Anyone with the public key checks the whole log")
     await _verify(walk, intact=True)
@@ -189,7 +235,11 @@ async def _verify(walk: Walk, *, intact: bool, names: str = "") -> None:
     if intact:
         walk.holds("the log is intact", done.returncode == 0, done.stdout + done.stderr)
     else:
-        walk.holds("the change is found, and the record is named", done.returncode == 1 and names in done.stdout, done.stdout + done.stderr)
+        walk.holds(
+            "the change is found, and the record is named",
+            done.returncode == 1 and names in done.stdout,
+            done.stdout + done.stderr,
+        )
 
 
 async def _tamper(walk: Walk, record_id: str) -> None:
@@ -214,8 +264,12 @@ async def _tamper(walk: Walk, record_id: str) -> None:
 async def _overwrite(conn: asyncpg.Connection[Any], record_id: str, body: str) -> None:
     """What only a superuser can: drop the guards for one statement of one transaction."""
     partition = await conn.fetchval("SELECT tableoid::regclass::text FROM audit.record WHERE id = $1", record_id)
-    events = [row["evtname"] for row in await conn.fetch("SELECT evtname FROM pg_event_trigger WHERE evtenabled <> 'D'")]
-    rows = await conn.fetch("SELECT tgname FROM pg_trigger WHERE tgrelid = $1::text::regclass AND NOT tgisinternal", partition)
+    events = [
+        row["evtname"] for row in await conn.fetch("SELECT evtname FROM pg_event_trigger WHERE evtenabled <> 'D'")
+    ]
+    rows = await conn.fetch(
+        "SELECT tgname FROM pg_trigger WHERE tgrelid = $1::text::regclass AND NOT tgisinternal", partition
+    )
     triggers = [row["tgname"] for row in rows]
     async with conn.transaction():
         for name in events:
@@ -254,7 +308,7 @@ async def run(settings: Settings, port: int, tls_port: int) -> int:
                     return 1
                 await asyncio.sleep(0.2)
         await walk_refund(Walk(settings, url, tls_url, console))
-    except BrokenPromise as broken:
+    except BrokenPromiseError as broken:
         sys.stderr.write(f"Not as promised: {broken}\n")
         return 1
     finally:
@@ -268,6 +322,9 @@ async def run(settings: Settings, port: int, tls_port: int) -> int:
 def _start(settings: Settings, port: int, tls_port: int, log: Path) -> subprocess.Popen[bytes]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
-        return subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-m", "countersign", "serve", "--port", str(port), "--tls-port", str(tls_port)], env=settings.child_environment(), stdout=out, stderr=subprocess.STDOUT
+        return subprocess.Popen(
+            [sys.executable, "-m", "countersign", "serve", "--port", str(port), "--tls-port", str(tls_port)],
+            env=settings.child_environment(),
+            stdout=out,
+            stderr=subprocess.STDOUT,
         )

@@ -135,7 +135,9 @@ case_file = Table(  # "case" is a reserved word
     _at("first_claimed_at"),
     _at("last_claimed_at"),
     _at("resolved_at"),
-    Column("assignee_id", Text, ForeignKey("staff.id")),  # holder of the lease; while an approval waits, the one it returns to
+    Column(
+        "assignee_id", Text, ForeignKey("staff.id")
+    ),  # holder of the lease; while an approval waits, the one it returns to
     Column("lease_token", Text),
     _at("lease_started_at"),
     _at("lease_expires_at"),
@@ -149,7 +151,9 @@ case_file = Table(  # "case" is a reserved word
     ForeignKeyConstraint(["subject_id", "city_id"], ["subject.id", "subject.city_id"], name="case_subject_city"),
     CheckConstraint("(state = 'CLAIMED') = (lease_token IS NOT NULL)", name="case_claimed_has_lease"),
     CheckConstraint("(lease_token IS NULL) = (lease_expires_at IS NULL)", name="case_lease_expires"),
-    Index("case_open_once", "subject_id", "kind", unique=True, postgresql_where=text("state NOT IN ('RESOLVED','CLOSED')")),
+    Index(
+        "case_open_once", "subject_id", "kind", unique=True, postgresql_where=text("state NOT IN ('RESOLVED','CLOSED')")
+    ),
     Index("case_by_due", "queue_id", "resolve_due_at", "id"),
     Index("case_by_priority", "queue_id", "priority", "id"),
     Index("case_by_created", "created_at", "id"),
@@ -265,7 +269,9 @@ order_ledger = Table(
     Column("charge_refundable", Boolean, nullable=False, server_default=text("true")),
     Column("version", Integer, nullable=False, server_default="1"),
     CheckConstraint("succeeded_minor >= 0 AND reserved_minor >= 0 AND disputed_minor >= 0", name="ledger_parts"),
-    CheckConstraint("captured_minor - succeeded_minor - reserved_minor - disputed_minor >= 0", name="ledger_refundable"),
+    CheckConstraint(
+        "captured_minor - succeeded_minor - reserved_minor - disputed_minor >= 0", name="ledger_refundable"
+    ),
     UniqueConstraint("order_id", "city_id", name="ledger_city"),
     Index("ledger_by_city", "city_id", "order_id"),
 )
@@ -293,7 +299,9 @@ refund = Table(
     _at("created_at", null=False),
     Column("version", Integer, nullable=False, server_default="1"),
     CheckConstraint("amount_minor > 0", name="refund_positive"),
-    ForeignKeyConstraint(["order_id", "city_id"], ["order_ledger.order_id", "order_ledger.city_id"], name="refund_order_city"),
+    ForeignKeyConstraint(
+        ["order_id", "city_id"], ["order_ledger.order_id", "order_ledger.city_id"], name="refund_order_city"
+    ),
     Index("refund_by_order", "order_id", "created_at", "id"),
     Index("refund_by_pair", "requester_id", "buyer_id", "created_at"),
     Index("refund_by_created", "created_at", "id"),

@@ -124,7 +124,7 @@ _PAGE: Final = """<!doctype html>
 <meta charset="utf-8">
 <title>Countersign GraphiQL</title>
 <link rel="stylesheet" href="/graphiql/graphiql.css">
-<style>body { margin: 0; height: 100vh; display: flex; flex-direction: column } #who { font: 13px sans-serif; padding: 6px 10px } #root { flex: 1; min-height: 0 }</style>
+<style>body { margin: 0; height: 100vh; overflow: hidden; display: flex; flex-direction: column } #who { font: 13px sans-serif; padding: 6px 10px } #root { flex: 1; min-height: 0; overflow: hidden } #root > * { height: 100%; width: 100% }</style>
 </head>
 <body>
 <div id="who"></div>

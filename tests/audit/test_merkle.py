@@ -15,7 +15,7 @@ from audit import formats, merkle
 from audit.merkle import Edge, TileMissingError, Tiles
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "merkle_roots.json"
-LEAVES = [hashlib.sha256(b"\x00" + str(i).encode()).digest() for i in range(1400)]
+LEAVES = [hashlib.sha256(b"\x00" + str(i).encode()).digest() for i in range(1401)]
 
 
 def defined(leaves: Sequence[bytes]) -> bytes:

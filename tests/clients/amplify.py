@@ -30,7 +30,13 @@ def install_client() -> None:
     shutil.rmtree(HERE / "node_modules", ignore_errors=True)
     environment = {**os.environ, "PATH": f"{NODE.parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
-        [str(NODE), str(NPM), "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=HERE, env=environment, capture_output=True, text=True, timeout=300, check=False
+        [str(NODE), str(NPM), "ci", "--no-audit", "--no-fund", "--ignore-scripts"],
+        cwd=HERE,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, f"npm ci failed:\n{done.stderr}"
     stamp.write_bytes(lock)

@@ -52,14 +52,27 @@ class Server:
     def env(self) -> dict[str, str]:
         keep = {k: v for k, v in os.environ.items() if not k.startswith(("COUNTERSIGN_", "DATABASE_URL"))}
         pg_bin = os.environ.get("COUNTERSIGN_PG_BIN")
-        return {**keep, "COUNTERSIGN_HOME": str(self.home), **({"COUNTERSIGN_PG_BIN": pg_bin} if pg_bin else {}), **self.environment}
+        return {
+            **keep,
+            "COUNTERSIGN_HOME": str(self.home),
+            **({"COUNTERSIGN_PG_BIN": pg_bin} if pg_bin else {}),
+            **self.environment,
+        }
 
     def cli(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the command as a person would."""
         done = subprocess.run(
-            [sys.executable, "-m", "countersign", *args], cwd=ROOT, env=self.env(), capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, "-m", "countersign", *args],
+            cwd=ROOT,
+            env=self.env(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
-        assert not check or done.returncode == 0, f"countersign {' '.join(args)} exited {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert not check or done.returncode == 0, (
+            f"countersign {' '.join(args)} exited {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
         return done
 
     def start(self) -> None:
@@ -74,7 +87,9 @@ class Server:
     def wait_ready(self, seconds: float = 90) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            assert self.process is None or self.process.poll() is None, f"the server ended with {self.process and self.process.returncode}:\n{self.log()[-4000:]}"
+            assert self.process is None or self.process.poll() is None, (
+                f"the server ended with {self.process and self.process.returncode}:\n{self.log()[-4000:]}"
+            )
             try:
                 with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as answer:
                     if answer.status == 200:
@@ -130,7 +145,7 @@ SignIn = Callable[[str], Any]
 
 @pytest_asyncio.fixture
 async def sign_in(server: Server) -> AsyncIterator[SignIn]:
-    """``await sign_in("support-agent")`` gives a Person; all are signed out at the end of the test."""
+    """Gives a Person for a handle; all are signed out at the end of the test."""
     async with AsyncExitStack() as stack:
         outputs = await asyncio.to_thread(server.outputs)
 

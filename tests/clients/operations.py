@@ -69,7 +69,9 @@ subscription LiveApprovals($cityId: ID, $filter: ModelSubscriptionApprovalEventF
   onApprovalEvent(cityId: $cityId, filter: $filter) { cursor requestId action requesterId cityId state execution at }
 }
 """
-LIVE_ALERTS = "subscription LiveAlerts { onAlert { cursor id kind severity cityId targetType targetId summary createdAt } }"
+LIVE_ALERTS = (
+    "subscription LiveAlerts { onAlert { cursor id kind severity cityId targetType targetId summary createdAt } }"
+)
 LIVE_CASES = "subscription LiveCases($caseId: ID) { onCaseEvent(caseId: $caseId) { cursor caseId kind state assigneeId version at } }"
 
 LIST_AUDIT = """

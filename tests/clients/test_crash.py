@@ -28,7 +28,9 @@ from tests.conftest import private_folder
 def crashing(request: pytest.FixtureRequest, amplify_client: None) -> Iterator[Server]:
     """A server of its own that is killed once at the named point."""
     folder = private_folder()
-    started = Server(folder / "home", workers=2, environment={"COUNTERSIGN_CRASH_AT": request.param} if request.param else {})
+    started = Server(
+        folder / "home", workers=2, environment={"COUNTERSIGN_CRASH_AT": request.param} if request.param else {}
+    )
     started.start()
     yield started
     started.stop()
@@ -57,7 +59,9 @@ async def database(server: Server, sql: str, *args: object) -> list[dict[str, An
 
 
 async def asked(support: Person, amount: int = 12_000) -> dict[str, Any]:
-    answer: dict[str, Any] = (await support.ask(op.REQUEST_REFUND, input=refund_input("o_1042", amount)))["requestRefund"]
+    answer: dict[str, Any] = (await support.ask(op.REQUEST_REFUND, input=refund_input("o_1042", amount)))[
+        "requestRefund"
+    ]
     return answer
 
 
@@ -78,8 +82,15 @@ def approval_of(request: dict[str, Any]) -> dict[str, Any]:
 
 async def once(server: Server, refund_id: str, request_id: str) -> None:
     """The refund happened exactly once, wherever one counts."""
-    assert [r["n"] for r in await database(server, "SELECT count(*) AS n FROM approval_execution WHERE request_id = $1", request_id)] == [1]
-    assert [r["n"] for r in await database(server, "SELECT count(*) AS n FROM kernel_refund WHERE key = $1", refund_id)] == [1]
+    assert [
+        r["n"]
+        for r in await database(
+            server, "SELECT count(*) AS n FROM approval_execution WHERE request_id = $1", request_id
+        )
+    ] == [1]
+    assert [
+        r["n"] for r in await database(server, "SELECT count(*) AS n FROM kernel_refund WHERE key = $1", refund_id)
+    ] == [1]
     assert [r["n"] for r in await database(server, "SELECT count(*) AS n FROM outbox WHERE key = $1", refund_id)] == [1]
     (ledger,) = await database(server, "SELECT * FROM order_ledger WHERE order_id = 'o_1042'")
     assert (ledger["succeeded_minor"], ledger["reserved_minor"]) == (12_000, 0)
@@ -87,11 +98,15 @@ async def once(server: Server, refund_id: str, request_id: str) -> None:
 
 
 @pytest.mark.parametrize("crashing", [None], indirect=True)
-async def test_a_server_killed_whole_takes_its_database_along_and_comes_back_with_everything(crashing: Server, people: SignIn) -> None:
+async def test_a_server_killed_whole_takes_its_database_along_and_comes_back_with_everything(
+    crashing: Server, people: SignIn
+) -> None:
     support, senior = await people("support-agent"), await people("finance-senior")
     pending = await asked(support)
     assert crashing.process is not None
-    (postmaster,) = await database(crashing, "SELECT pg_postmaster_start_time() AS at, current_setting('data_directory') AS folder")
+    (postmaster,) = await database(
+        crashing, "SELECT pg_postmaster_start_time() AS at, current_setting('data_directory') AS folder"
+    )
     pid = int(Path(postmaster["folder"], "postmaster.pid").read_text().splitlines()[0])
     os.kill(crashing.process.pid, signal.SIGKILL)
     crashing.process.wait(10)
@@ -126,7 +141,9 @@ async def test_killed_between_the_approval_and_its_answer_the_repeat_replays(cra
 
 
 @pytest.mark.parametrize("crashing", ["before_numbering"], indirect=True)
-async def test_killed_between_commit_and_delivery_the_subscriber_still_hears_everything_once(crashing: Server, people: SignIn) -> None:
+async def test_killed_between_commit_and_delivery_the_subscriber_still_hears_everything_once(
+    crashing: Server, people: SignIn
+) -> None:
     support, senior = await people("support-agent"), await people("finance-senior")
     await senior.subscribe("approvals", op.LIVE_APPROVALS)
     pending = await asked(support)
@@ -139,7 +156,9 @@ async def test_killed_between_commit_and_delivery_the_subscriber_still_hears_eve
 
 @pytest.mark.slow  # the claim of the killed delivery runs out after 30 seconds
 @pytest.mark.parametrize("crashing", ["after_kernel_effect"], indirect=True)
-async def test_killed_between_the_kernels_effect_and_our_note_the_money_leaves_once(crashing: Server, people: SignIn) -> None:
+async def test_killed_between_the_kernels_effect_and_our_note_the_money_leaves_once(
+    crashing: Server, people: SignIn
+) -> None:
     support, senior = await people("support-agent"), await people("finance-senior")
     pending = await asked(support)
     await senior.ask(op.VOTE, input=approval_of(pending["approvalRequest"]))

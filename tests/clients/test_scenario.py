@@ -13,7 +13,12 @@ from tests.clients.conftest import Server, SignIn
 
 
 def refund_input(order: str, amount: int, **more: Any) -> dict[str, Any]:
-    return {"orderId": order, "amount": {"amountMinor": amount, "currency": "EUR"}, "idempotencyKey": str(uuid.uuid4()), "reason": {"code": "SERVICE_NOT_PROVIDED"}} | more
+    return {
+        "orderId": order,
+        "amount": {"amountMinor": amount, "currency": "EUR"},
+        "idempotencyKey": str(uuid.uuid4()),
+        "reason": {"code": "SERVICE_NOT_PROVIDED"},
+    } | more
 
 
 async def settled(person: Person, refund_id: str, *states: str) -> dict[str, Any]:
@@ -29,7 +34,9 @@ async def settled(person: Person, refund_id: str, *states: str) -> dict[str, Any
 
 async def test_an_agent_claims_a_case_reads_it_and_decides_it(sign_in: SignIn) -> None:
     agent = await sign_in("ts-agent")
-    claim = (await agent.ask(op.CLAIM, queueId="q_moderation_lisbon", idempotencyKey=str(uuid.uuid4())))["claimNextCase"]
+    claim = (await agent.ask(op.CLAIM, queueId="q_moderation_lisbon", idempotencyKey=str(uuid.uuid4())))[
+        "claimNextCase"
+    ]
     case = claim["case"]
     assert claim["outcome"] == "EXECUTED"
     assert case["state"] == "CLAIMED"
@@ -63,7 +70,9 @@ async def test_an_agent_claims_a_case_reads_it_and_decides_it(sign_in: SignIn) -
 
 async def test_a_case_of_another_city_is_null_whichever_way_one_asks(sign_in: SignIn) -> None:
     berlin, everywhere = await sign_in("ts-agent-berlin"), await sign_in("ts-agent")
-    listed = await everywhere.model("Case", "list", filter={"cityId": {"eq": "lisbon"}, "kind": {"eq": "MODERATION"}}, limit=1)
+    listed = await everywhere.model(
+        "Case", "list", filter={"cityId": {"eq": "lisbon"}, "kind": {"eq": "MODERATION"}}, limit=1
+    )
     foreign = listed["data"][0]["id"]
     seen = await everywhere.ask(op.GET_CASE, id=foreign)
     assert seen["getCase"]["id"] == foreign
@@ -71,9 +80,16 @@ async def test_a_case_of_another_city_is_null_whichever_way_one_asks(sign_in: Si
 
     assert (await berlin.ask(op.GET_CASE, id=foreign))["getCase"] is None
     assert (await berlin.model("Case", "get", id=foreign))["data"] is None
-    assert (await berlin.ask("query S($id: ID!) { getSubject(id: $id) { id decisions { items { caseId } } } }", id=subject))["getSubject"] is None
+    assert (
+        await berlin.ask("query S($id: ID!) { getSubject(id: $id) { id decisions { items { caseId } } } }", id=subject)
+    )["getSubject"] is None
     assert (await berlin.ask("query R($id: ID!) { getReport(id: $id) { id caseId } }", id=report))["getReport"] is None
-    for filters in ({"id": {"eq": foreign}}, {"subjectId": {"eq": subject}}, {"cityId": {"eq": "lisbon"}}, {"not": {"cityId": {"eq": "berlin"}}}):
+    for filters in (
+        {"id": {"eq": foreign}},
+        {"subjectId": {"eq": subject}},
+        {"cityId": {"eq": "lisbon"}},
+        {"not": {"cityId": {"eq": "berlin"}}},
+    ):
         assert (await berlin.model("Case", "list", filter=filters))["data"] == [], filters
     absent = await berlin.refused("mutation C($id: ID!) { claimCase(caseId: $id) { outcome } }", id="case_of_nobody")
     hidden = await berlin.refused("mutation C($id: ID!) { claimCase(caseId: $id) { outcome } }", id=foreign)
@@ -81,7 +97,9 @@ async def test_a_case_of_another_city_is_null_whichever_way_one_asks(sign_in: Si
     assert hidden["errorType"] == "NOT_FOUND"
 
 
-async def test_a_refund_is_requested_refused_to_its_requester_countersigned_and_settled(server: Server, sign_in: SignIn) -> None:
+async def test_a_refund_is_requested_refused_to_its_requester_countersigned_and_settled(
+    server: Server, sign_in: SignIn
+) -> None:
     support, senior = await sign_in("support-agent"), await sign_in("finance-senior")
     await senior.subscribe("approvals", op.LIVE_APPROVALS, filter={"action": {"beginsWith": "refund."}})
     await senior.subscribe("alerts", op.LIVE_ALERTS)
@@ -100,7 +118,11 @@ async def test_a_refund_is_requested_refused_to_its_requester_countersigned_and_
     vote = {"requestId": request["id"], "vote": "APPROVE", "payloadHash": request["payloadHash"]}
     own = await support.refused(op.VOTE, input=vote)
     assert own["errorType"] in ("Unauthorized", "NOT_ELIGIBLE")
-    support_lead, berlin, agent = await sign_in("support-lead"), await sign_in("finance-senior-berlin"), await sign_in("finance-agent")
+    support_lead, berlin, agent = (
+        await sign_in("support-lead"),
+        await sign_in("finance-senior-berlin"),
+        await sign_in("finance-agent"),
+    )
     assert (await berlin.refused(op.VOTE, input=vote))["errorType"] == "NOT_FOUND", "no right in this city"
     del support_lead, agent
     wrong_hash = await senior.refused(op.VOTE, input={**vote, "payloadHash": "0" * 64})
@@ -111,7 +133,11 @@ async def test_a_refund_is_requested_refused_to_its_requester_countersigned_and_
     assert approved["request"]["execution"] == "EXECUTED"
     assert [v["voter"]["id"] for v in approved["request"]["votes"]] == ["st_finance_senior"]
     steps = [await senior.heard("approvals") for _ in range(3)]
-    assert [(e["state"], e["execution"]) for e in steps] == [("PENDING", "NOT_STARTED"), ("APPROVED", "NOT_STARTED"), ("APPROVED", "EXECUTED")], "the vote, the quorum, the effect"
+    assert [(e["state"], e["execution"]) for e in steps] == [
+        ("PENDING", "NOT_STARTED"),
+        ("APPROVED", "NOT_STARTED"),
+        ("APPROVED", "EXECUTED"),
+    ], "the vote, the quorum, the effect"
 
     refund = await settled(senior, asked["refund"]["id"], "SUCCEEDED")
     assert refund["externalRef"]
@@ -125,7 +151,9 @@ async def test_a_refund_is_requested_refused_to_its_requester_countersigned_and_
     auditor = await sign_in("auditor")
     trail: list[dict[str, Any]] = []
     for _ in range(50):
-        trail = (await auditor.ask(op.LIST_AUDIT, filter={"approvalRequestId": {"eq": request["id"]}}, limit=100))["listAudit"]["items"]
+        trail = (await auditor.ask(op.LIST_AUDIT, filter={"approvalRequestId": {"eq": request["id"]}}, limit=100))[
+            "listAudit"
+        ]["items"]
         if any(r["approvalStep"] == "EXECUTED" for r in trail):
             break
         await asyncio.sleep(0.2)
@@ -134,9 +162,18 @@ async def test_a_refund_is_requested_refused_to_its_requester_countersigned_and_
     assert ("st_finance_senior", "approval.vote", "ALLOWED") in by
     assert {r["approvalStep"] for r in trail} >= {"REQUESTED", "VOTED", "EXECUTED"}
     assert all(r["policyVersion"] >= 1 and len(r["hash"]) == 64 for r in trail)
-    denied = (await auditor.ask(op.LIST_AUDIT, filter={"targetId": {"eq": request["id"]}, "verdict": {"ne": "ALLOWED"}}, limit=100))["listAudit"]["items"]
-    assert {(r["actor"]["id"], r["code"]) for r in denied} >= {("st_finance_senior", "PAYLOAD_MISMATCH"), ("st_finance_senior_berlin", "NOT_FOUND")}
-    reads = (await auditor.ask(op.LIST_AUDIT, filter={"targetId": {"eq": refund["id"]}, "read": {"eq": True}}, limit=5))["listAudit"]["items"]
+    denied = (
+        await auditor.ask(
+            op.LIST_AUDIT, filter={"targetId": {"eq": request["id"]}, "verdict": {"ne": "ALLOWED"}}, limit=100
+        )
+    )["listAudit"]["items"]
+    assert {(r["actor"]["id"], r["code"]) for r in denied} >= {
+        ("st_finance_senior", "PAYLOAD_MISMATCH"),
+        ("st_finance_senior_berlin", "NOT_FOUND"),
+    }
+    reads = (
+        await auditor.ask(op.LIST_AUDIT, filter={"targetId": {"eq": refund["id"]}, "read": {"eq": True}}, limit=5)
+    )["listAudit"]["items"]
     assert reads
     assert {r["kind"] for r in reads} == {"READ"}
     assert server.cli("audit", "verify").returncode == 0
@@ -177,7 +214,11 @@ async def test_an_idempotency_key_replays_and_is_not_reused(sign_in: SignIn) -> 
 async def test_two_approvers_at_the_same_instant_execute_once(sign_in: SignIn) -> None:
     support, one, two = await sign_in("support-agent"), await sign_in("finance-senior"), await sign_in("finance-lead")
     asked = (await support.ask(op.REQUEST_REFUND, input=refund_input("o_1042", 7_000)))["requestRefund"]
-    vote = {"requestId": asked["approvalRequest"]["id"], "vote": "APPROVE", "payloadHash": asked["approvalRequest"]["payloadHash"]}
+    vote = {
+        "requestId": asked["approvalRequest"]["id"],
+        "vote": "APPROVE",
+        "payloadHash": asked["approvalRequest"]["payloadHash"],
+    }
     answers = await asyncio.gather(one.graphql(op.VOTE, input=vote), two.graphql(op.VOTE, input=vote))
     won = [a for a in answers if not a.get("errors")]
     lost = [a["errors"][0]["errorType"] for a in answers if a.get("errors")]

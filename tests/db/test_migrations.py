@@ -6,6 +6,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -336,5 +337,7 @@ async def test_a_database_of_a_newer_release_is_said_to_be_one(database: Databas
         await migrate.status(database.as_role("cs_owner"))
 
 
-async def test_the_files_numbers_name_the_revision_that_alembic_calls_the_head(database: Database) -> None:
-    assert (await migrate.status(database.as_role("cs_owner"))).head == migrate.head()
+async def test_the_files_numbers_are_the_line_that_alembic_walks() -> None:
+    script = ScriptDirectory(str(migrate.FOLDER))
+    assert migrate.revisions() == tuple(reversed([step.revision for step in script.walk_revisions()]))
+    assert migrate.head() == script.get_current_head()
