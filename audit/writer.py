@@ -280,17 +280,9 @@ class Writer:
         clear = dict(record.get("_priv") or {})
         subject = record.get("_subject")
         key = data_keys[subject] if subject is not None else log_key(self._keys)
-        target, targets = body["object"], body["objects"]
-        if target is not None:
-            if subject is not None:
-                target["subject"] = key.id
-            if target["type"] in PERSON_TYPES:
-                if target["id"] is not None:
-                    clear["object.id"] = target["id"]
-                    target["id"] = data_keys[target["id"]].id
-                if targets is not None and targets["ids"]:
-                    targets["ids"] = [data_keys[one].id for one in targets["ids"]]
-                    targets["digest"] = ids_digest(targets["ids"])
+        if body["object"] is not None:
+            body["object"]["subject"] = key.id if subject is not None else None
+            _put_tags(body, clear, data_keys)
         salts: dict[str, str] = {}
         for name in ("before", "after"):
             value, salt = record.get(f"_{name}"), secrets.token_bytes(32)
@@ -335,6 +327,19 @@ class Writer:
     def _end(self, prepared: Sequence[Prepared], *, committed: bool) -> None:
         for one in prepared:
             self._numbers.end(one.number, committed=committed)
+
+
+def _put_tags(body: dict[str, Any], clear: dict[str, str], data_keys: dict[str, DataKey]) -> None:
+    """Put tags where ids of persons stand; the object's own id moves to the sealed part."""
+    target, targets = body["object"], body["objects"]
+    if target["type"] not in PERSON_TYPES:
+        return
+    if target["id"] is not None:
+        clear["object.id"] = target["id"]
+        target["id"] = data_keys[target["id"]].id
+    if targets is not None and targets["ids"]:
+        targets["ids"] = [data_keys[one].id for one in targets["ids"]]
+        targets["digest"] = ids_digest(targets["ids"])
 
 
 def _bytes_of(body: dict[str, Any]) -> bytes:

@@ -7,6 +7,7 @@ here. Pure and total: no database, no clock, no exception at evaluation (policy 
 from __future__ import annotations
 
 import json
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias, TypeVar
 
 from authz.reasons import ALL_CODES
+from authz.scope import CATEGORIES, ROLES, SERVICE, TIERS
 
 Fact: TypeAlias = int | str | frozenset[str]
 Facts: TypeAlias = Mapping[str, Fact]
@@ -41,10 +43,8 @@ INTEGERS: Final = frozenset(
     )
 )
 
-_ROLES: Final = _tokens("SUPPORT TRUST_SAFETY FINANCE CONTENT_EDITOR CITY_OPS ADMIN AUDITOR SERVICE")
-_TIERS: Final = _tokens("AGENT SENIOR LEAD")
 _DECISIONS: Final = _tokens("NO_ACTION WARN LABEL RATE REMOVE_CONTENT RESTRICT SUSPEND BAN RESTORE")
-_RATINGS: Final = _tokens("UNRATED SFW SUGGESTIVE NSFW PROHIBITED")
+_RATINGS: Final = ("UNRATED", *CATEGORIES)
 _BREAK_GLASS: Final = _tokens("SUSPEND REMOVE_CONTENT KILL_FLAG PAUSE_CITY REVEAL_CONTACT REVEAL_LOCATION")
 _TAGS: Final = _tokens("HIGH_PROFILE MINOR_INVOLVED LEGAL_HOLD STAFF_OWNED")
 
@@ -55,9 +55,9 @@ _ROOT_FIELDS: Final = _tokens(
 
 ENUMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "role": _ROLES,
-        "requesterRole": _ROLES,
-        "tier": _TIERS,
+        "role": (*ROLES, SERVICE),
+        "requesterRole": (*ROLES, SERVICE),
+        "tier": TIERS,
         "relation": _tokens("SELF OWN TEAM OTHER"),
         "rootField": _ROOT_FIELDS,
         "caseKind": _tokens("MODERATION VERIFICATION REFUND DISPUTE APPEAL ACCOUNT CITY"),
@@ -65,7 +65,7 @@ ENUMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "decisionKind": _DECISIONS,
         "targetDecisionKind": _DECISIONS,
         "suspensionScope": _tokens("FULL LISTING MESSAGING PAYOUT PROMOTION"),
-        "contentCategory": _tokens("SFW SUGGESTIVE NSFW PROHIBITED"),
+        "contentCategory": CATEGORIES,
         "rating": _RATINGS,
         "ratingStep": _tokens("FIRST RAISE SAME LOWER UNPROHIBIT"),
         "destination": _tokens("ORIGINAL STORE_CREDIT OTHER_INSTRUMENT"),
@@ -75,8 +75,8 @@ ENUMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "verificationCheck": _tokens("DOCUMENT SELFIE_MATCH AGE BUSINESS_REGISTRY SANCTIONS BANK_ACCOUNT"),
         "breakGlassAction": _BREAK_GLASS,
         "service": _tokens("MARKETPLACE OUTBOX"),
-        "grantRole": _ROLES[:-1],
-        "grantTier": _TIERS,
+        "grantRole": ROLES,
+        "grantTier": TIERS,
         "kpiUnit": _tokens("COUNT RATIO MINOR_UNITS SECONDS PERSONS"),
         "macroDomain": _tokens("SAFETY MONEY BOTH"),
         "alertTo": _tokens("ME OTHER"),
@@ -99,15 +99,9 @@ SETS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 
-_COMPARISONS: Final[Mapping[str, Callable[[int, int], bool]]] = MappingProxyType(
-    {
-        "eq": lambda left, right: left == right,
-        "ne": lambda left, right: left != right,
-        "lt": lambda left, right: left < right,
-        "le": lambda left, right: left <= right,
-        "gt": lambda left, right: left > right,
-        "ge": lambda left, right: left >= right,
-    }
+# Of integers here; the planner asks the same operators of SQL columns.
+COMPARISONS: Final[Mapping[str, Callable[[Any, Any], Any]]] = MappingProxyType(
+    {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
 )
 _ORDERINGS: Final = frozenset({"lt", "le", "gt", "ge"})
 _ENUM_OPERATORS: Final = frozenset({"eq", "ne", "in", "notIn"})
@@ -241,7 +235,7 @@ def _leaf(fact: Any, op: Any, value: Any) -> Leaf:
 
 
 def _integer_value(fact: str, op: str, value: Any) -> int | FactRef:
-    if op not in _COMPARISONS:
+    if op not in COMPARISONS:
         raise ConditionError(f"{fact} is an integer, it has no operator {op}")
     if isinstance(value, Mapping):
         if set(value) != {"fact"} or value["fact"] not in INTEGERS:
@@ -340,7 +334,7 @@ def _holds(leaf: Leaf, facts: Facts) -> bool | None:
     if leaf.fact in INTEGERS:
         expected = facts.get(leaf.value.name) if isinstance(leaf.value, FactRef) else leaf.value
         return (
-            _COMPARISONS[leaf.op](actual, expected) if isinstance(actual, int) and isinstance(expected, int) else None
+            bool(COMPARISONS[leaf.op](actual, expected)) if isinstance(actual, int) and isinstance(expected, int) else None
         )
     if leaf.fact in SETS:
         named = frozenset(leaf.value) if isinstance(leaf.value, tuple) else frozenset()
@@ -359,7 +353,7 @@ def _enum_holds(leaf: Leaf, actual: str) -> bool | None:
     if isinstance(leaf.value, tuple):
         return (actual in leaf.value) == (leaf.op == "in")
     if leaf.op in _ORDERINGS:
-        return _COMPARISONS[leaf.op](known.index(actual), known.index(str(leaf.value)))
+        return bool(COMPARISONS[leaf.op](known.index(actual), known.index(str(leaf.value))))
     return (actual == leaf.value) == (leaf.op == "eq")
 
 

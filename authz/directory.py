@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -41,24 +43,17 @@ async def load_staff(conn: asyncpg.Connection[Any]) -> tuple[int, Mapping[str, S
     rows = await conn.fetch(_DIRECTORY)
     if not rows:
         raise DirectoryError("authz_version has no row")
-    people: dict[str, StaffRow] = {}
-    grants: dict[str, list[Grant]] = {}
-    for row in rows:
-        if row["id"] is None:
-            continue
-        if row["state"] not in STATES:
-            raise DirectoryError(f"staff {row['id']}: unknown state")
-        grants.setdefault(row["id"], [])
-        people[row["id"]] = StaffRow(row["id"], row["handle"], row["display_name"], row["state"], row["not_before"], ())
-        if row["grant_id"] is not None:
-            grants[row["id"]].append(_grant(row))
-    directory = {
-        id_: StaffRow(
-            person.id, person.handle, person.display_name, person.state, person.not_before, tuple(grants[id_])
-        )
-        for id_, person in people.items()
-    }
-    return rows[0]["version"], MappingProxyType(directory)
+    people = (_person(list(joined)) for staff_id, joined in groupby(rows, itemgetter("id")) if staff_id is not None)
+    return rows[0]["version"], MappingProxyType({person.id: person for person in people})
+
+
+def _person(rows: Sequence[Mapping[str, Any]]) -> StaffRow:
+    """One person of the rows that his grants make of him; without a grant it is one row."""
+    one = rows[0]
+    if one["state"] not in STATES:
+        raise DirectoryError(f"staff {one['id']}: unknown state")
+    grants = tuple(_grant(row) for row in rows if row["grant_id"] is not None)
+    return StaffRow(one["id"], one["handle"], one["display_name"], one["state"], one["not_before"], grants)
 
 
 def _grant(row: Mapping[str, Any]) -> Grant:

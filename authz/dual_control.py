@@ -1,7 +1,7 @@
 """What needs a second person, who that may be, and when enough have agreed: pure rules over stored facts.
 
-Policies (how many, from which seats, how long), eligibility, quorum, the binding of a vote to a payload, and the two
-state tables: of the request and of its execution, which are kept apart. Nothing here reads a clock or a database.
+Policies (how many, from which seats, how long), eligibility, quorum, and the binding of a vote to a payload. What becomes
+of a request is in ``approval_states``. Nothing here reads a clock or a database.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
@@ -19,7 +18,6 @@ from typing import Any, Final, Protocol, TypeAlias
 from authz.caller import Grant
 from authz.conditions import Condition, Facts, evaluate, facts_of, parse
 from authz.scope import BUSINESS_ROLES, ROLES, TIERS, UNSCOPED, Unscoped
-from schema.errors import ConsoleError, InvalidTransitionError
 
 # The built-in floor (console domain, section 6, rule 9): a key with its fewest approvals. A policy file that says less, or
 # says nothing about a key, is refused.
@@ -28,7 +26,6 @@ FLOOR: Final[Mapping[str, int]] = MappingProxyType({"refund.request": 1, "case.d
 _MONEY_KEYS: Final = frozenset({"refund.request"})
 _UNKNOWN_KEY_APPROVALS: Final = 2  # console domain, rule 12: a sensitive action without a policy needs two
 _DAY, _HOUR = 86_400, 3_600
-EXPIRING_PERCENT: Final = 80  # rule 8: APPROVAL_EXPIRING when so much of the time is gone
 
 
 # ---------- seats ----------
@@ -376,6 +373,12 @@ def eligible(voter_id: str, grants: Sequence[Grant], request: Bound, permits: Pe
     return ballot(voter_id, grants, request, permits).code
 
 
+def approvers(people: Iterable[tuple[str, Sequence[Grant]]], request: Bound, permits: Permits) -> tuple[Vote, ...]:
+    """The vote that each eligible person could cast: who is asked, and whether the pool is large enough."""
+    ballots = ((person, ballot(person, grants, request, permits)) for person, grants in people)
+    return tuple(found.vote(person) for person, found in ballots if found.code is None)
+
+
 # ---------- binding ----------
 def payload(
     *,
@@ -431,97 +434,3 @@ def _whole(value: Any) -> Any:
     raise ValueError(
         f"a payload holds texts, whole numbers, truth values, lists and objects, not {type(value).__name__}"
     )
-
-
-# ---------- states ----------
-APPROVAL_STATES: Final = ("PENDING", "APPROVED", "REJECTED", "CANCELED", "EXPIRED", "INVALIDATED")
-EXECUTION_STATES: Final = ("NOT_STARTED", "EXECUTED", "FAILED", "EXPIRED")
-
-APPROVAL: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
-    {
-        ("PENDING", "vote"): "PENDING",  # an approval short of the quorum
-        ("PENDING", "withdraw"): "PENDING",
-        ("PENDING", "quorum"): "APPROVED",
-        ("PENDING", "reject"): "REJECTED",  # one is enough
-        ("PENDING", "cancel"): "CANCELED",
-        ("PENDING", "expire"): "EXPIRED",  # silence is refusal
-        ("PENDING", "invalidate"): "INVALIDATED",
-        ("APPROVED", "breakQuorum"): "PENDING",  # a voter lost his right before the execution
-        ("APPROVED", "cancel"): "CANCELED",
-        ("APPROVED", "invalidate"): "INVALIDATED",  # what it was bound to has changed
-        ("APPROVED", "retry"): "APPROVED",
-    }
-)
-EXECUTION: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
-    {
-        ("NOT_STARTED", "execute"): "EXECUTED",
-        ("NOT_STARTED", "fail"): "FAILED",
-        ("NOT_STARTED", "expire"): "EXPIRED",
-        ("FAILED", "execute"): "EXECUTED",
-        ("FAILED", "fail"): "FAILED",
-        ("FAILED", "expire"): "EXPIRED",
-        ("FAILED", "reset"): "NOT_STARTED",  # its quorum broke: the request waits for votes again
-    }
-)
-APPROVAL_EVENTS: Final = tuple(dict.fromkeys(event for _, event in APPROVAL))
-EXECUTION_EVENTS: Final = tuple(dict.fromkeys(event for _, event in EXECUTION))
-
-_OPEN_EXECUTIONS: Final = frozenset({"NOT_STARTED", "FAILED"})
-_ASKED_OF_PENDING: Final = frozenset({"vote", "withdraw", "quorum", "reject", "cancel"})
-
-
-def next_state(state: str, event: str, execution: str = "NOT_STARTED") -> str:
-    """The request's next state. What was executed, or may no longer be, does not move: only a reversing action helps then.
-
-    ``APPROVAL_NOT_PENDING`` for what people ask of a request that no longer waits, ``INVALID_TRANSITION`` for the rest.
-    """
-    found = APPROVAL.get((state, event)) if execution in _OPEN_EXECUTIONS else None
-    if found is not None and (event != "retry" or execution == "FAILED"):
-        return found
-    if event in _ASKED_OF_PENDING:
-        raise ConsoleError("APPROVAL_NOT_PENDING", state=state, execution=execution)
-    raise InvalidTransitionError("approval request", f"{state}, {execution}", event)
-
-
-def next_execution(execution: str, event: str) -> str:
-    """The execution's next state; EXECUTED and EXPIRED are final."""
-    found = EXECUTION.get((execution, event))
-    if found is None:
-        raise InvalidTransitionError("approval execution", execution, event)
-    return found
-
-
-# ---------- clocks ----------
-def approve_by(created_at: datetime, requirement: Requirement) -> datetime:
-    """Until when votes are taken."""
-    return created_at + timedelta(seconds=requirement.approve_within_seconds)
-
-
-def execute_by(approved_at: datetime, execute_within_seconds: int) -> datetime:
-    """Until when an approved request may be executed or retried."""
-    return approved_at + timedelta(seconds=execute_within_seconds)
-
-
-def expiring_at(created_at: datetime, due: datetime) -> datetime:
-    """When the approvers are warned that time runs out."""
-    return created_at + (due - created_at) * EXPIRING_PERCENT / 100
-
-
-def overdue(
-    state: str, execution: str, now: datetime, *, approve_by: datetime, execute_by: datetime | None
-) -> str | None:
-    """Which clock has run out: ``"approve"``, ``"execute"`` or None. A deadline that is reached is passed."""
-    if state == "PENDING":
-        return "approve" if now >= approve_by else None
-    if state == "APPROVED" and execution in _OPEN_EXECUTIONS and execute_by is not None:
-        return "execute" if now >= execute_by else None
-    return None
-
-
-Candidate: TypeAlias = tuple[str, Sequence[Grant]]
-
-
-def approvers(people: Iterable[Candidate], request: Bound, permits: Permits) -> tuple[Vote, ...]:
-    """The vote that each eligible person could cast: who is asked, and whether the pool is large enough."""
-    ballots = ((person, ballot(person, grants, request, permits)) for person, grants in people)
-    return tuple(found.vote(person) for person, found in ballots if found.code is None)

@@ -23,11 +23,9 @@ from authz.conditions import Facts, evaluate, refusing_fact
 from authz.directory import DirectoryError, load_staff, load_version
 from authz.dual_control import Ballot, Bound, Vote, approvers, ballot
 from authz.policy import ROWS, Line, Policy
-from authz.scope import UNSCOPED, Unscoped, covers, grant_facts, rank
+from authz.scope import UNSCOPED, Unscoped, covers, grant_facts, in_team, rank
 from db.pool import Dsn, connection
 from schema.errors import ConsoleError
-
-__all__ = ["Authorizer", "Held", "Line", "Policy", "Snapshot", "Verdict"]
 
 logger = logging.getLogger("countersign.authz")
 
@@ -141,6 +139,12 @@ class Snapshot:
         if person is None or person.state != "ACTIVE":
             return ()
         return tuple(grant for grant in person.grants if grant.expires_at is None or grant.expires_at > now)
+
+    def relation(self, caller_id: str, grant: Grant, owner_id: str | None) -> str:
+        """The fact ``relation`` of a caller to whom something belongs; TEAM is a question to one grant, so to this one."""
+        if owner_id == caller_id:
+            return "OWN"
+        return "TEAM" if owner_id is not None and in_team(grant, self.staff.get(owner_id)) else "OTHER"
 
     def ballot(self, staff_id: str, request: Bound, now: datetime) -> Ballot:
         """Whether a person may vote on a request by what the store says of him now, his token aside: for execution and pool."""

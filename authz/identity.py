@@ -14,22 +14,21 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from jwt import PyJWS
 from jwt.exceptions import PyJWTError
 
-from authz.caller import Caller
+from authz.caller import Caller, Grant, StaffRow
 from authz.dev_issuer import DevIssuer
 from authz.issuers import ApiKey, Issuer, match_api_key
 from authz.jwks import KeySet, KeysUnavailableError, VerificationKey
+from schema.errors import ConsoleError
 
 if TYPE_CHECKING:
     from authz.enforcer import Snapshot
-
-__all__ = ["ApiKey", "AuthError", "AuthHeaders", "Authenticator", "DevIssuer", "Identity", "Issuer", "caller"]
 
 logger = logging.getLogger("countersign.authz")
 
@@ -293,15 +292,34 @@ def caller(identity: Identity, snapshot: Snapshot, now: datetime) -> Caller:
             identity.sub, key.service.lower(), key.service.capitalize(), (key.grant,), identity.issued_at, None, identity.expires_at,
             identity.session, identity.client, None, key.service, key.root_fields,
         )  # fmt: skip
-    person = snapshot.staff.get(identity.sub)
-    if person is None or person.state != "ACTIVE":
-        raise _refusal(REFUSED, "not an active staff member")
-    if person.not_before is not None and identity.issued_at < person.not_before:
-        raise _refusal(REFUSED, "issued before the person's tokens were revoked")
-    grants = snapshot.grants_of(person.id, now)
-    if identity.groups is not None:
-        grants = tuple(grant for grant in grants if grant.role in identity.groups)
+    person, grants = _standing(identity.sub, identity.issued_at, identity.groups, snapshot, now)
     return Caller(
         person.id, person.handle, person.display_name, grants, identity.issued_at, identity.auth_time, identity.expires_at,
         identity.session, identity.client, identity.groups, None, key.root_fields if key else None,
     )  # fmt: skip
+
+
+def renewed(caller: Caller, snapshot: Snapshot, now: datetime) -> Caller:
+    """The same caller by a newer snapshot: the grants as they are now, narrowed by the token as before.
+
+    ``UnauthorizedException`` when the person may not come any more.
+    """
+    if caller.service is not None:
+        return caller
+    try:
+        _, grants = _standing(caller.id, caller.issued_at, caller.groups, snapshot, now)
+    except AuthError as error:
+        raise ConsoleError("UnauthorizedException") from error
+    return replace(caller, grants=grants)
+
+
+def _standing(
+    staff_id: str, issued_at: datetime, groups: tuple[str, ...] | None, snapshot: Snapshot, now: datetime
+) -> tuple[StaffRow, tuple[Grant, ...]]:
+    person = snapshot.staff.get(staff_id)
+    if person is None or person.state != "ACTIVE":
+        raise _refusal(REFUSED, "not an active staff member")
+    if person.not_before is not None and issued_at < person.not_before:
+        raise _refusal(REFUSED, "issued before the person's tokens were revoked")
+    grants = snapshot.grants_of(staff_id, now)
+    return person, tuple(grant for grant in grants if groups is None or grant.role in groups)

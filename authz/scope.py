@@ -11,7 +11,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from authz.caller import EVERY_CITY, Grant
+from authz.caller import EVERY_CITY, Grant, StaffRow
 
 ROLES: Final = ("SUPPORT", "TRUST_SAFETY", "FINANCE", "CONTENT_EDITOR", "CITY_OPS", "ADMIN", "AUDITOR")
 BUSINESS_ROLES: Final = ROLES[:5]
@@ -20,6 +20,7 @@ TIERS: Final = ("AGENT", "SENIOR", "LEAD")
 CATEGORIES: Final = ("SFW", "SUGGESTIVE", "NSFW", "PROHIBITED")
 ONE_TIER: Final = frozenset({"ADMIN", "AUDITOR"})  # their grants store LEAD
 _EDITOR_CATEGORIES: Final = frozenset({"SFW", "SUGGESTIVE"})
+READS_ANY_AMOUNT: Final = frozenset({"AUDITOR"})  # approves no request, so no ceiling bounds which ones he reads
 
 
 class Unscoped(Enum):
@@ -81,6 +82,14 @@ def covers(grant: Grant, city_id: str | Unscoped | None, category: str | Unscope
     if not isinstance(city_id, Unscoped) and not grant.covers_city(city_id):
         return False
     return isinstance(category, Unscoped) or category in grant.content_categories
+
+
+def in_team(lead: Grant, member: StaffRow | None) -> bool:
+    """TEAM: an active member whose grants of the lead's role all lie inside the lead's cities."""
+    if lead.tier != "LEAD" or member is None or member.state != "ACTIVE":
+        return False
+    grants = [grant for grant in member.grants if grant.role == lead.role]
+    return bool(grants) and (lead.every_city or all(set(grant.city_ids) <= set(lead.city_ids) for grant in grants))
 
 
 def cities_context(grants: Iterable[Grant]) -> str:

@@ -99,7 +99,7 @@ def _judged(error: BaseException) -> int:
 
     from audit.keys import KeyFileError
     from authz.policy import PolicyError
-    from schema.errors import ConsoleError
+    from schema.errors import ConsoleError, described
 
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -112,7 +112,7 @@ def _judged(error: BaseException) -> int:
     ):
         sys.stderr.write(f"The database does not answer: {sentence}\n")
         return 1
-    logging.getLogger(__name__).error("the process ends", exc_info=error)
+    logging.getLogger(__name__).error("the process ends: %s", described(error))
     return 1
 
 

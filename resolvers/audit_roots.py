@@ -15,7 +15,6 @@ import asyncpg
 from audit import health, live
 from audit.writer import Limits
 from resolvers.computed import Call, Function
-from resolvers.hub_rights import in_team
 from schema.errors import ConsoleError
 
 _ROW: Final = ("audit", "verify")
@@ -62,9 +61,8 @@ def functions(pool: asyncpg.Pool[Any], trust: Callable[[], live.Trust], limits: 
 
 
 def _proves(call: Call, field: str, actor_id: str) -> bool:
-    own = actor_id == call.caller.id
     for grant in call.caller.grants:
-        relation = "OWN" if own else "TEAM" if in_team(call.snapshot, grant, actor_id) else "OTHER"
+        relation = call.snapshot.relation(call.caller.id, grant, actor_id)
         if call.snapshot.permits((grant,), *_ROW, {"relation": relation, "rootField": field}).allowed:
             return True
     return False

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from resolvers.documents import Documents
     from resolvers.pipeline import Pipeline
     from resolvers.reader import Reader
-    from schema.build import Console
+    from schema.console import Console
 
 
 @dataclass(frozen=True)

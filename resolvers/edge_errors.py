@@ -6,14 +6,13 @@ Only coded errors leave the process (security-contract BR-5); everything else be
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
 
-from schema.errors import ConsoleError, NotAuthorizedError
+from schema.errors import ConsoleError, NotAuthorizedError, described
 
 logger = logging.getLogger("countersign.wire")
 
@@ -59,12 +58,8 @@ def field_error(
 def coded(error: BaseException, request_id: str) -> ConsoleError:
     """The error as it may leave: a ``ConsoleError`` as it is, anything else as INTERNAL with the request's id.
 
-    The log gets the class and the frames, never the message: it may carry values (PV-1).
     """
     if isinstance(error, ConsoleError):
         return error
-    frames = [
-        f"{frame.filename}:{frame.lineno}:{frame.name}" for frame in traceback.extract_tb(error.__traceback__)[-12:]
-    ]
-    logger.error("internal error request=%s class=%s at=%s", request_id, type(error).__name__, " > ".join(frames))
+    logger.error("internal error request=%s: %s", request_id, described(error))
     return ConsoleError("INTERNAL", requestId=request_id)

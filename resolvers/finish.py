@@ -38,7 +38,7 @@ from schema.errors import ConsoleError, NotAuthorizedError
 
 if TYPE_CHECKING:
     from resolvers.documents import Operation
-    from schema.build import Console
+    from schema.console import Console
 
 _NULL: Final = re.compile(r"Cannot return null for non-nullable field (\w+)\.(\w+)\.")
 

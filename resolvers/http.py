@@ -18,13 +18,12 @@ import orjson
 from graphql import is_non_null_type
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from authz.identity import AuthError, Identity
+from authz.identity import AuthError, Identity, renewed
 from resolvers.context import Request
 from resolvers.documents import DocumentSyntaxError, InvalidDocumentError, Operation
 from resolvers.edge import Body, ClientGoneError, client_address, graphql_body, headers_of, respond
 from resolvers.edge_errors import GRAPHQL_TYPE, JSON_TYPE, RefusalError, coded, field_error, malformed
 from resolvers.http_reads import read, record_refusal
-from resolvers.judging import renewed
 from resolvers.rates import Buckets, Counts
 from resolvers.registry import COMMANDS
 from resolvers.roots import RootField, root_fields

@@ -12,11 +12,10 @@ from typing import Any, Final
 from authz.caller import Caller, Grant
 from authz.conditions import Fact
 from authz.enforcer import Snapshot
-from authz.scope import UNSCOPED, Unscoped, ceilings
+from authz.scope import READS_ANY_AMOUNT, UNSCOPED, Unscoped, ceilings
 
 Facts = Mapping[str, Any]
 ObjectFacts = Callable[[Snapshot, Caller, Grant, Facts], "dict[str, Fact] | None"]
-READS_ANY_AMOUNT: Final = frozenset({"AUDITOR"})  # approves none of them, so no ceiling bounds what he reads
 _NO_FACTS: Final = frozenset({"action", "requesterId"})  # of the request itself, not of conditions
 
 
@@ -58,17 +57,8 @@ def _approval(snapshot: Snapshot, caller: Caller, grant: Grant, facts: Facts) ->
     key = str(facts.get("action"))
     denied = snapshot.policy.denied(caller.roles, "approval", key)
     held = not denied and snapshot.permits((grant,), "approval", key, known).allowed
-    relation = "OWN" if own else "TEAM" if in_team(snapshot, grant, facts.get("requesterId")) else "OTHER"
+    relation = snapshot.relation(caller.id, grant, facts.get("requesterId"))
     return {**known, "relation": relation, "voteRow": "HELD" if held else "NONE"}
-
-
-def in_team(snapshot: Snapshot, lead: Grant, staff_id: str | None) -> bool:
-    """TEAM: an active member whose grants of the lead's role all lie inside the lead's cities."""
-    member = snapshot.staff.get(staff_id) if staff_id is not None else None
-    if lead.tier != "LEAD" or member is None or member.state != "ACTIVE":
-        return False
-    grants = [grant for grant in member.grants if grant.role == lead.role]
-    return bool(grants) and (lead.every_city or all(set(grant.city_ids) <= set(lead.city_ids) for grant in grants))
 
 
 def _alert(_snapshot: Snapshot, caller: Caller, _grant: Grant, facts: Facts) -> dict[str, Fact] | None:

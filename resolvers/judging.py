@@ -12,7 +12,6 @@ from typing import Any, Final
 from authz.caller import Caller, Grant
 from authz.enforcer import Snapshot, Verdict
 from authz.scope import UNSCOPED
-from resolvers.hub_rights import in_team
 from schema.errors import ConsoleError, NotAuthorizedError
 from services.command import Act, Target
 
@@ -55,34 +54,11 @@ def _best(act: Act[Any], row: tuple[str, str], target: Target, facts: Mapping[st
         return ask(act.caller.grants, facts)
     refusal: Verdict | None = None
     for grant in act.caller.grants:  # TEAM is a question to one grant, so each is asked with its own answer
-        verdict = ask((grant,), {**facts, "relation": _relation(act, grant, target.owner_id)})
+        verdict = ask((grant,), {**facts, "relation": act.snapshot.relation(act.caller.id, grant, target.owner_id)})
         if verdict.allowed:
             return verdict
         refusal = refusal or verdict
     return refusal or Verdict(False)
-
-
-def _relation(act: Act[Any], grant: Grant, owner_id: str) -> str:
-    if owner_id == act.caller.id:
-        return "OWN"
-    return "TEAM" if in_team(act.snapshot, grant, owner_id) else "OTHER"
-
-
-def renewed(caller: Caller, snapshot: Snapshot, now: datetime) -> Caller:
-    """The same caller by a newer snapshot: his grants as they are now, narrowed by his token as before."""
-    if caller.service is not None:
-        return caller
-    person = snapshot.staff.get(caller.id)
-    revoked = person is None or person.state != "ACTIVE" or _too_old(caller, person.not_before)
-    if revoked:
-        raise ConsoleError("UnauthorizedException")
-    grants = snapshot.grants_of(caller.id, now)
-    kept = tuple(grant for grant in grants if caller.groups is None or grant.role in caller.groups)
-    return Caller(**{**vars(caller), "grants": kept})
-
-
-def _too_old(caller: Caller, not_before: datetime | None) -> bool:
-    return not_before is not None and caller.issued_at < not_before
 
 
 def standing_caller(snapshot: Snapshot, staff_id: str, now: datetime) -> Caller:

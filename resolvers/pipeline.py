@@ -18,6 +18,7 @@ import asyncpg
 from authz import dual_control, reasons
 from authz.dual_control import Requirement
 from authz.enforcer import Snapshot, Verdict
+from authz.identity import renewed
 from authz.scope import cities_context, grant_facts
 from db import idempotency
 from db.unit_of_work import Recorder, Row, UnitOfWork, begin, new_id
@@ -25,7 +26,7 @@ from resolvers import deed_records
 from resolvers.context import Request
 from resolvers.deed_records import Deed, Sight
 from resolvers.finding import plain_find
-from resolvers.judging import judge, open_field, renewed, system_caller
+from resolvers.judging import judge, open_field, system_caller
 from resolvers.registry import COMMANDS, SYSTEM
 from resolvers.stored import Find, Rules, Stored, reason_of, typed
 from schema.directives import FieldRules
@@ -146,7 +147,9 @@ class Pipeline:
             except StaleError as error:
                 version, stale = error.version, stale + 1
                 if stale > STALE_REPEATS:
-                    raise ConsoleError("DEPENDENCY_UNAVAILABLE", "Rights are just changing; try again.") from error
+                    refusal = ConsoleError("DEPENDENCY_UNAVAILABLE", "Rights are just changing; try again.")
+                    await self._refused(request, rule, args, sight, refusal)
+                    raise refusal from error
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as error:
                 aborted += 1
                 if aborted > REPEATS:

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from authz.caller import Caller
     from authz.enforcer import Snapshot
     from resolvers.documents import Operation
-    from schema.build import Console
+    from schema.console import Console
 
 PLAIN_LIST: Final = 100  # a list without a limit of its own
 EMPTY: Final[ColumnElement[Any]] = literal_column("'[]'::json")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from authz.enforcer import Snapshot
     from db.unit_of_work import Row, UnitOfWork
     from resolvers.documents import Operation
-    from schema.build import Console
+    from schema.console import Console
     from services.command import Result
 
 Errors = list[dict[str, Any]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -48,13 +49,15 @@ class Readiness:
         self._probes = probes
         self._clock = clock
         self._asked_at = float("-inf")
+        self._asking = asyncio.Lock()  # anyone may ask, so all who ask at once share one round
         self._answer: dict[str, str | None] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         _only_get(scope)
-        if self._clock() - self._asked_at >= _FRESH_SECONDS:
-            self._answer = {name: await probe() for name, probe in self._probes.items()}
-            self._asked_at = self._clock()
+        async with self._asking:
+            if self._clock() - self._asked_at >= _FRESH_SECONDS:
+                self._answer = {name: await probe() for name, probe in self._probes.items()}
+                self._asked_at = self._clock()
         ready = all(reason is None for reason in self._answer.values())
         body = {"ready": ready, "parts": {name: reason or "ok" for name, reason in self._answer.items()}}
         await respond(send, 200 if ready else 503, orjson.dumps(body), JSON_TYPE)

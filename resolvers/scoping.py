@@ -7,7 +7,7 @@ same roles and tiers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
@@ -29,31 +29,21 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from authz.conditions import ENUMS, INTEGERS, SETS, Condition, Fact, FactRef, Leaf, evaluate, fold
+from authz.conditions import COMPARISONS, ENUMS, INTEGERS, SETS, Condition, Fact, FactRef, Leaf, evaluate, fold
 from authz.dual_control import FLOOR
-from authz.scope import grant_facts
+from authz.scope import READS_ANY_AMOUNT, TIERS, grant_facts, in_team
 from db.tables import approval_vote
 from resolvers.binding import Binding, Params, caller_param
-from resolvers.hub_rights import in_team
 from resolvers.source_fields import Source, snake
 from resolvers.sources import SOURCES
 
 if TYPE_CHECKING:
     from authz.caller import Caller
     from authz.enforcer import Held, Snapshot
-    from schema.build import Console
+    from schema.console import Console
 
 _UNKNOWN: Final = literal_column("NULL::boolean", Boolean)  # the third truth value: SQL's and the grammar's agree
 _TEAM: Final = "TEAM"
-_UNLIMITED: Final = frozenset({"AUDITOR"})  # reads every request whatever its amount: it approves none of them
-_COMPARE: Final[Mapping[str, Callable[[ColumnElement[Any], ColumnElement[Any]], ColumnElement[bool]]]] = {
-    "eq": lambda left, right: left == right,
-    "ne": lambda left, right: left != right,
-    "lt": lambda left, right: left < right,
-    "le": lambda left, right: left <= right,
-    "gt": lambda left, right: left > right,
-    "ge": lambda left, right: left >= right,
-}
 
 
 def _token(value: str) -> ColumnElement[str]:
@@ -150,7 +140,7 @@ class Scoping:
             terms.append(or_(city, self._owned(source, row)) if source.own_anywhere else city)
         if "CATEGORY" in rule.by:
             terms.append(self._category(row, snake(rule.category), index))
-        if "AMOUNT" in rule.by and source.amount and self._grants[index].role not in _UNLIMITED:
+        if "AMOUNT" in rule.by and source.amount and self._grants[index].role not in READS_ANY_AMOUNT:
             amount = row.c[source.amount]
             ceiling = self._static(index)["approveCeilingMinor"]
             terms.append(or_(amount.is_(None), amount <= literal_column(str(ceiling)), self._owned(source, row)))
@@ -210,7 +200,7 @@ class Scoping:
                 if isinstance(leaf.value, FactRef)
                 else literal_column(str(leaf.value))
             )
-            return _UNKNOWN if right is None else _COMPARE[leaf.op](left, right)
+            return _UNKNOWN if right is None else COMPARISONS[leaf.op](left, right)
         return _tokens(leaf, left)
 
     def _fact(self, name: str, source: Source, row: FromClause, index: int) -> ColumnElement[Any] | None:
@@ -248,7 +238,7 @@ class Scoping:
 
         def members(binding: Binding) -> list[str]:
             lead = binding.caller.grants[index]
-            return [person for person in binding.snapshot.staff if in_team(binding.snapshot, lead, person)]
+            return [person.id for person in binding.snapshot.staff.values() if in_team(lead, person)]
 
         held = self._params.shared(f"g{index}_team", ARRAY(Text), members)
         return or_(*(func.coalesce(row.c[column] == any_(held), literal_column("false")) for column in source.owners))
@@ -287,7 +277,7 @@ class Scoping:
         grant = self._grants[index]
         seats = [
             f'@ == "{grant.role} {tier}"'
-            for tier in ("AGENT", "SENIOR", "LEAD")[: ("AGENT", "SENIOR", "LEAD").index(grant.tier) + 1]
+            for tier in TIERS[: TIERS.index(grant.tier) + 1]
         ]
         path: ColumnElement[Any] = literal_column(f"'$.policies[*].seats[*][*] ? ({' || '.join(seats)})'::jsonpath")
         category = or_(row.c.content_category.is_(None), self._category(row, "content_category", index))
@@ -341,6 +331,7 @@ def _tokens(leaf: Leaf, left: ColumnElement[Any]) -> ColumnElement[bool]:
         rank = func.array_position(
             literal_column("ARRAY[" + ",".join(f"'{token}'" for token in known) + "]::text[]"), left, type_=Integer
         )
-        return _COMPARE[leaf.op](rank, literal_column(str(known.index(tokens[0]) + 1)))
+        ordered: ColumnElement[bool] = COMPARISONS[leaf.op](rank, literal_column(str(known.index(tokens[0]) + 1)))
+        return ordered
     found = left.in_([_token(token) for token in tokens])
     return not_(found) if leaf.op in ("ne", "notIn") else found

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from authz.policy import Policy
-from schema.build import Console, console
+from schema.build import console
+from schema.console import Console
 from schema.lint import lint, lint_payloads
 
 

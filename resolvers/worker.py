@@ -15,11 +15,12 @@ from typing import Any, Final
 
 import asyncpg
 
+from authz.approval_states import EXPIRING_PERCENT
 from db import idempotency, locks
 from db.pool import Dsn, connection
 from resolvers.deliveries import Deliveries
 from resolvers.pipeline import Fault, Pipeline, no_fault
-from schema.errors import ConsoleError
+from schema.errors import ConsoleError, described
 from services.approvals.commands import RequestInput
 from services.cases.claims import ClaimInput
 from services.cases.decide import DecisionInput
@@ -57,9 +58,10 @@ _UNEXECUTED = """
 SELECT id FROM approval_request
 WHERE state = 'APPROVED' AND execution IN ('NOT_STARTED', 'FAILED') AND execute_by <= console_now() LIMIT $1
 """
-_EXPIRING = """
+_EXPIRING = f"""
 SELECT id FROM approval_request
-WHERE state = 'PENDING' AND NOT expiring_alerted AND created_at + (approve_by - created_at) * 0.8 <= console_now()
+WHERE state = 'PENDING' AND NOT expiring_alerted
+  AND created_at + (approve_by - created_at) * {EXPIRING_PERCENT} / 100 <= console_now()
 ORDER BY approve_by LIMIT $1
 """
 _RUN_OUT = """
@@ -186,8 +188,8 @@ class Worker:
             return await work()
         except ConsoleError as error:  # the database or the audit log is away: they come back or readiness says so
             logger.warning("background work paused: %s", error.code)
-        except Exception:
-            logger.exception("background work failed")
+        except Exception as error:  # noqa: BLE001 - the loop goes on: what failed is still in the tables
+            logger.error("background work failed: %s", described(error))  # noqa: TRY400 - without the message (PV-1)
         return 0
 
     async def _hear(self) -> asyncpg.Connection[Any] | None:

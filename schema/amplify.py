@@ -25,7 +25,7 @@ from graphql import (
 )
 
 from schema import build
-from schema.build import Console, Listable
+from schema.console import Console, Listable
 
 OUTPUTS_VERSION: Final = "1.4"
 REGION: Final = "us-east-1"  # a client wants one to sign with; nothing here is in a region

@@ -1,4 +1,4 @@
-"""Merges the areas into one schema and reads its rules back. A schema that breaks a rule of ``lint`` must not be served.
+"""Merges the areas into one schema and reads its rules back. A schema with findings of ``schema.lint`` must not be served.
 
 The core schema resolves nothing by itself: whoever executes it says how (``field_resolver``).
 """
@@ -6,8 +6,7 @@ The core schema resolves nothing by itself: whoever executes it says how (``fiel
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -19,11 +18,9 @@ from strawberry.types.base import StrawberryObjectDefinition
 from strawberry.types.field import StrawberryField
 
 from schema import alerts, approvals, audit, cases, common, kpis, moderation, money, staff
+from schema.console import Console, Listable, is_described
 from schema.directives import FieldRules, ScopeRule, field_rules, scope_rule
-from schema.lint import lint, lint_payloads
 from schema.scalars import SCALARS
-
-__all__ = ["Console", "Listable", "assemble", "console", "lint", "lint_payloads"]
 
 _DEFINITION: Final = "strawberry-definition"
 QUERIES: Final = (
@@ -39,51 +36,6 @@ QUERIES: Final = (
 )
 MUTATIONS: Final = (moderation.Mutation, cases.Mutation, money.Mutation, approvals.Mutation, alerts.Mutation)
 SUBSCRIPTIONS: Final = (cases.Subscription, approvals.Subscription, alerts.Subscription)
-
-
-@dataclass(frozen=True)
-class Listable:
-    """A type with a filtered list: its root fields, its filter input and the fields that may be filtered by."""
-
-    type: str
-    list_field: str
-    get_field: str
-    filter_input: str
-    filter_fields: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Console:
-    """The schema and what it demands. ``rules`` is complete: one entry for every field of every object type."""
-
-    strawberry: strawberry.Schema
-    core: GraphQLSchema
-    rules: Mapping[tuple[str, str], FieldRules]
-    scopes: Mapping[str, ScopeRule]
-    listables: Mapping[str, Listable]
-
-    @cached_property
-    def sdl(self) -> str:
-        """The schema as printed, directives included."""
-        return self.strawberry.as_str() + "\n"
-
-    @cached_property
-    def policy_rows(self) -> frozenset[tuple[str, str]]:
-        """Every (object, action) that some field asks for."""
-        return frozenset(rule.policy for rule in self.rules.values() if rule.policy is not None)
-
-    def roots(self) -> Iterable[tuple[str, GraphQLObjectType]]:
-        """(kind, type) of each root type: query, mutation, subscription."""
-        for kind in ("query", "mutation", "subscription"):
-            root: GraphQLObjectType | None = getattr(self.core, f"{kind}_type")
-            if root is not None:
-                yield kind, root
-
-    def objects(self) -> Iterable[GraphQLObjectType]:
-        """Every object type but those of introspection."""
-        return (
-            t for t in self.core.type_map.values() if isinstance(t, GraphQLObjectType) and not t.name.startswith("__")
-        )
 
 
 def _root_fields(areas: Iterable[type]) -> list[StrawberryField]:
@@ -120,11 +72,11 @@ def assemble(queries: Iterable[type], mutations: Iterable[type] = (), subscripti
         subscription=_root_type("Subscription", subscriptions),
         config=StrawberryConfig(scalar_map=SCALARS),
     )
-    core: GraphQLSchema = made._schema  # the only way to graphql-core's schema
+    core: GraphQLSchema = made._schema  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  the only way to graphql-core's schema
     rules: dict[tuple[str, str], FieldRules] = {}
     scopes: dict[str, ScopeRule] = {}
     for object_type in core.type_map.values():
-        if not isinstance(object_type, GraphQLObjectType) or object_type.name.startswith("__"):
+        if not is_described(object_type):
             continue
         of_type = _directives_of(_definition(object_type))
         if (rule := scope_rule(of_type)) is not None:

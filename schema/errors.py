@@ -5,6 +5,7 @@ Nothing else leaves the process: what is not a ``ConsoleError`` is answered as `
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -104,3 +105,9 @@ class VersionConflictError(ConsoleError):
 
     def __init__(self, current: int) -> None:
         super().__init__("VERSION_CONFLICT", currentVersion=current)
+
+
+def described(error: BaseException) -> str:
+    """An unexpected error as a log may have it: its class and the last frames, never its message, which may carry values (PV-1)."""
+    frames = traceback.extract_tb(error.__traceback__)[-12:]
+    return f"{type(error).__name__} at {' > '.join(f'{frame.filename}:{frame.lineno}:{frame.name}' for frame in frames)}"

@@ -7,7 +7,7 @@ that nobody holds, a path around every row, a right to write without the right t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from graphql import (
     GraphQLAbstractType,
@@ -23,10 +23,8 @@ from graphql import (
 )
 
 from schema.common import Role, Tier
+from schema.console import Console
 from schema.directives import FieldRules
-
-if TYPE_CHECKING:
-    from schema.build import Console
 
 PLAIN_ARGUMENTS: Final = 5  # AppSync matches at most five arguments of a subscription
 # SERVICE is no Role: no member of staff can be granted it.

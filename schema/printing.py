@@ -29,7 +29,7 @@ from graphql import (
     print_ast,
 )
 
-from schema.build import Console
+from schema.console import Console
 
 Format = Literal["sdl", "appsync", "json"]
 

@@ -17,13 +17,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from authz.caller import Caller, Grant
+from authz.conditions import Facts
 from authz.enforcer import Snapshot
 from db.unit_of_work import Row, UnitOfWork
-from schema.errors import ConsoleError
+from schema.errors import ConsoleError, VersionConflictError
 
 Input = TypeVar("Input")
-Fact = int | str | frozenset[str]
-Facts = Mapping[str, Fact]
 
 
 @dataclass(frozen=True)
@@ -129,6 +128,24 @@ class Act(Generic[Input]):
         """The staff member, or None for the system."""
         return None if self.system else self.caller.id
 
+    async def row(self, sql: str, *args: object) -> Row:
+        """The row of a statement; ``NOT_FOUND`` when there is none, or none that the unit's role may see."""
+        row = await self.uow.fetchrow(sql, *args)
+        if row is None:
+            raise ConsoleError("NOT_FOUND")
+        return row
+
+    async def update(self, table: str, id_: str, changes: Mapping[str, Any], *, bump: bool = True) -> Row:
+        """Write ``changes`` to a row that is locked, as a new version unless ``bump`` is off; the row as it then is.
+
+        Table and column names are the code's own, values are parameters.
+        """
+        columns = [f"{name} = ${position}" for position, name in enumerate(changes, start=2)]
+        if bump:
+            columns.append("version = version + 1")
+        sql = f"UPDATE {table} SET {', '.join(columns)} WHERE id = $1 RETURNING *"  # noqa: S608  names are ours
+        return await self.row(sql, id_, *changes.values())
+
     def may(
         self,
         object_: str,
@@ -144,11 +161,8 @@ class Act(Generic[Input]):
         return self.snapshot.permits(asked, object_, action, facts, city_id=city_id, category=category).allowed
 
     def standing(self, staff_id: str) -> tuple[Grant, ...]:
-        """The unexpired grants of an ACTIVE staff member, whatever his token would say; empty for anyone else."""
-        member = self.snapshot.staff.get(staff_id)
-        if member is None or member.state != "ACTIVE":
-            return ()
-        return tuple(g for g in member.grants if g.expires_at is None or g.expires_at > self.uow.now)
+        """What another person holds now, whatever his token would say."""
+        return self.snapshot.grants_of(staff_id, self.uow.now)
 
 
 class Command(ABC, Generic[Input]):
@@ -214,3 +228,9 @@ class Command(ABC, Generic[Input]):
     def diff(self, act: Act[Input], target: Target) -> Mapping[str, Any]:
         """What will change in the world, before and after, for approvers."""
         return {}
+
+
+def check_version(row: Row, expected: int) -> None:
+    """Refuse when somebody has changed the locked row since the caller read it."""
+    if row["version"] != expected:
+        raise VersionConflictError(row["version"])

@@ -17,7 +17,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from audit.record import columns, new_record, staff_actor
 from authz.caller import Caller, StaffRow
 from authz.directory import load_staff
-from authz.enforcer import Policy, Snapshot
+from authz.enforcer import Snapshot
+from authz.policy import Policy
 from db import tables
 from db.unit_of_work import uuid7
 

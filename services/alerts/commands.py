@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from schema.errors import ConsoleError
 from services.alerts.deliveries import FailDelivery
 from services.command import Act, Command, Result, Target
 from services.telling import publish_alert
@@ -36,10 +35,7 @@ class AcknowledgeAlert(Command[AlertIdInput]):
         return Target("Alert", row["id"], row, city_id=row["city_id"], facts={"alertTo": "ME" if mine else "OTHER"})
 
     async def lock(self, act: Act[AlertIdInput], target: Target) -> Target:
-        row = await act.uow.fetchrow(_LOCK, target.id)
-        if row is None:
-            raise ConsoleError("NOT_FOUND")
-        return replace(target, row=row)
+        return replace(target, row=await act.row(_LOCK, target.id))
 
     async def repeated(self, act: Act[AlertIdInput], target: Target) -> Result | None:
         return Result(refs={"alert": target.id}) if target.row["acknowledged_at"] is not None else None

@@ -8,12 +8,13 @@ from typing import Any, Final
 from authz.scope import UNSCOPED
 from db import outbox
 from db.unit_of_work import Row
-from schema.errors import ConsoleError, InvalidTransitionError
+from schema.errors import InvalidTransitionError
 from services.command import Act, Command, Result, Target
 from services.telling import raise_alert
 
 _LOCK = "SELECT * FROM outbox WHERE id = $1 FOR UPDATE"
 _OPEN: Final = frozenset({"PENDING", "RETRYING"})
+_WATCHING: Final = frozenset({"FINANCE", "ADMIN"})
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,7 @@ class FailDelivery(Command[DeadLetterInput]):
         return _target(await act.find("Delivery", act.input.delivery_id))
 
     async def lock(self, act: Act[DeadLetterInput], target: Target) -> Target:
-        row = await act.uow.fetchrow(_LOCK, target.id)
-        if row is None:
-            raise ConsoleError("NOT_FOUND")
-        return _target(row)
+        return _target(await act.row(_LOCK, target.id))
 
     def check(self, act: Act[DeadLetterInput], target: Target) -> None:
         if target.row["state"] not in _OPEN:
@@ -62,7 +60,7 @@ def _target(row: Row) -> Target:
 
 def _watchers(act: Act[Any], city_id: str | None) -> list[str]:
     """Everybody who reads deliveries of the city and leads or administers."""
-    found = []
+    found: list[str] = []
     for staff_id in act.snapshot.staff:
         grants = tuple(grant for grant in act.standing(staff_id) if grant.tier == "LEAD" and grant.role in _WATCHING)
         verdict = act.snapshot.permits(grants, "delivery", "read", {}, city_id=city_id, category=UNSCOPED)
@@ -70,5 +68,3 @@ def _watchers(act: Act[Any], city_id: str | None) -> list[str]:
             found.append(staff_id)
     return found
 
-
-_WATCHING: Final = frozenset({"FINANCE", "ADMIN"})

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from authz import dual_control
+from authz import approval_states, dual_control
 from authz.dual_control import Ballot
 from db.unit_of_work import Row, new_id
 from schema.approvals import ApprovalActionInput, VoteInput
-from schema.errors import ConsoleError, InvalidTransitionError, VersionConflictError
+from schema.errors import ConsoleError, InvalidTransitionError
 from services.approvals import execution
 from services.approvals import request as requests
-from services.command import Act, Command, Result, Target
+from services.command import Act, Command, Result, Target, check_version
 from services.telling import raise_alert, tell
 
 _OWN_VOTES = "SELECT * FROM approval_vote WHERE request_id = $1 AND voter_id = $2 ORDER BY at DESC, id DESC"
@@ -128,7 +128,7 @@ class VoteOnApproval(Command[VoteInput]):
             row,
             "vote_approve",
             "Voted to approve.",
-            state=dual_control.next_state(row["state"], "vote", row["execution"]),
+            state=approval_states.next_state(row["state"], "vote", row["execution"]),
         )
         return _result(await execution.settle(act, row), "votes", "state", "execution")
 
@@ -155,20 +155,20 @@ class WithdrawVote(Command[RequestInput]):
 
     async def execute(self, act: Act[RequestInput], target: Target, entity_id: str | None) -> Result:
         await act.uow.execute(_WITHDRAW, target.id, act.caller.id, act.uow.now)
-        state = dual_control.next_state(target.row["state"], "withdraw", target.row["execution"])
+        state = approval_states.next_state(target.row["state"], "withdraw", target.row["execution"])
         return _result(
             await requests.save(act, target.row, "vote_withdrawn", "Withdrew the vote.", state=state), "votes"
         )
 
 
 def _check_waiting(act: Act[Any], request: Row, event: str) -> None:
-    dual_control.next_state(request["state"], event, request["execution"])
+    approval_states.next_state(request["state"], event, request["execution"])
     if _overdue(act, request) is not None:  # the timer has not come by yet
         raise ConsoleError("APPROVAL_NOT_PENDING", state="EXPIRED", execution=request["execution"])
 
 
 def _overdue(act: Act[Any], request: Row) -> str | None:
-    return dual_control.overdue(
+    return approval_states.overdue(
         request["state"],
         request["execution"],
         act.uow.now,
@@ -192,8 +192,7 @@ class CancelApproval(Command[ApprovalActionInput]):
 
     def check(self, act: Act[ApprovalActionInput], target: Target) -> None:
         _check_waiting(act, target.row, self.event)
-        if target.row["version"] != act.input.expected_version:
-            raise VersionConflictError(target.row["version"])
+        check_version(target.row, act.input.expected_version)
 
     async def execute(self, act: Act[ApprovalActionInput], target: Target, entity_id: str | None) -> Result:
         return _result(await requests.close(act, target.row, "cancel"), "state")
@@ -232,7 +231,7 @@ class ExpireApproval(Command[RequestInput]):
         row = target.row
         if _overdue(act, row) == "approve":
             return _result(await requests.close(act, row, "expire"), "state")
-        after = dual_control.next_execution(row["execution"], "expire")
+        after = approval_states.next_execution(row["execution"], "expire")
         row = await requests.save(act, row, "execution_expired", "It was not executed in time.", execution=after)
         await act.stored.abandon(act, row, "EXPIRED")
         return _result(row, "execution")
@@ -251,7 +250,7 @@ class WarnExpiring(Command[RequestInput]):
 
     def check(self, act: Act[RequestInput], target: Target) -> None:
         row = target.row
-        due = dual_control.expiring_at(row["created_at"], row["approve_by"])
+        due = approval_states.expiring_at(row["created_at"], row["approve_by"])
         if row["state"] != "PENDING" or row["expiring_alerted"] or act.uow.now < due:
             raise InvalidTransitionError("approval request", row["state"], "be warned of")
 

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import asyncpg
 
-from authz import dual_control
+from authz import approval_states, dual_control
 from authz.dual_control import Vote
 from db.unit_of_work import Row
-from schema.errors import ConsoleError
+from schema.errors import ConsoleError, described
 from services.approvals import request as requests
 from services.command import Act
 
@@ -55,8 +55,8 @@ async def settle(act: Act[Any], request: Row) -> Row:
         await act.stored.refused(act, request, counting, POLICY_CHANGED)
         return await requests.close(act, request, "invalidate", because=POLICY_CHANGED)
     if request["state"] == "PENDING":
-        state = dual_control.next_state(request["state"], "quorum", request["execution"])
-        due = dual_control.execute_by(act.uow.now, request["execute_within_seconds"])
+        state = approval_states.next_state(request["state"], "quorum", request["execution"])
+        due = approval_states.execute_by(act.uow.now, request["execute_within_seconds"])
         request = await requests.save(
             act, request, "approved", "Approved.", state=state, execute_by=due, closed_at=act.uow.now
         )
@@ -71,8 +71,8 @@ async def _short_of_quorum(act: Act[Any], request: Row) -> Row:
         request,
         "quorum_broken",
         "A vote no longer counts; more are needed.",
-        state=dual_control.next_state(request["state"], "breakQuorum", request["execution"]),
-        execution=dual_control.next_execution(request["execution"], "reset"),
+        state=approval_states.next_state(request["state"], "breakQuorum", request["execution"]),
+        execution=approval_states.next_execution(request["execution"], "reset"),
         execution_error=None,
         execute_by=None,
         closed_at=None,
@@ -91,17 +91,17 @@ async def _execute(act: Act[Any], request: Row, counting: list[Row]) -> Row:
             return await _failed(act, request, counting, error.code)
         await act.stored.refused(act, request, counting, error.code)
         return await requests.close(act, request, "invalidate", because=error.code)
-    except Exception:
+    except Exception as error:
         if act.uow.conn.is_closed():
             raise  # nothing can be noted; the vote did not happen either
-        logger.exception("execution of approval request %s failed", request["id"])
+        logger.error("execution of approval request %s failed: %s", request["id"], described(error))  # noqa: TRY400 - PV-1
         return await _failed(act, request, counting, "INTERNAL")
     return await requests.save(
         act,
         request,
         "executed",
         "Executed.",
-        execution=dual_control.next_execution(request["execution"], "execute"),
+        execution=approval_states.next_execution(request["execution"], "execute"),
         execution_error=None,
         executed_at=act.uow.now,
     )
@@ -109,7 +109,7 @@ async def _execute(act: Act[Any], request: Row, counting: list[Row]) -> Row:
 
 async def _failed(act: Act[Any], request: Row, counting: list[Row], code: str) -> Row:
     await act.stored.refused(act, request, counting, code)
-    execution = dual_control.next_execution(request["execution"], "fail")
+    execution = approval_states.next_execution(request["execution"], "fail")
     return await requests.save(
         act, request, "execution_failed", "The execution failed.", execution=execution, execution_error=code
     )

@@ -10,13 +10,14 @@ from typing import Any, Final
 
 import orjson
 
-from authz import dual_control
+from authz import approval_states, dual_control
 from authz.caller import Grant
+from authz.conditions import Facts
 from authz.dual_control import Bound, Requirement
 from authz.scope import UNSCOPED
 from db.unit_of_work import Row
 from schema.errors import ConsoleError
-from services.command import Act, Facts, Target
+from services.command import Act, Target
 from services.telling import document, publish_approval, raise_alert, tell
 
 _INSERT = """
@@ -153,7 +154,7 @@ async def open_request(
         act.why.ticket_ref,
         requirement.execute_within_seconds,
         act.uow.now,
-        dual_control.approve_by(act.uow.now, requirement),
+        approval_states.approve_by(act.uow.now, requirement.approve_within_seconds),
     )
     await tell(act, ("ApprovalRequest", request_id), target.city_id, "requested", "Asked for a second person.")
     publish_approval(act.uow, row)
@@ -171,19 +172,12 @@ async def open_request(
 
 async def lock(act: Act[Any], request_id: str) -> Row:
     """The request under its row lock; the first lock after the idempotency key, before anything it is about."""
-    row = await act.uow.fetchrow(_LOCK, request_id)
-    if row is None:
-        raise ConsoleError("NOT_FOUND")
-    return row
+    return await act.row(_LOCK, request_id)
 
 
 async def save(act: Act[Any], request: Row, kind: str, summary: str, **changes: Any) -> Row:
     """Write ``changes`` and tell it; ``kind`` is the timeline entry's."""
-    columns = ["version = version + 1", *(f"{name} = ${at}" for at, name in enumerate(changes, start=2))]
-    sql = f"UPDATE approval_request SET {', '.join(columns)} WHERE id = $1 RETURNING *"  # noqa: S608 (names are ours)
-    row = await act.uow.fetchrow(sql, request["id"], *changes.values())
-    if row is None:
-        raise ConsoleError("NOT_FOUND")
+    row = await act.update("approval_request", request["id"], changes)
     await tell(act, ("ApprovalRequest", row["id"]), row["city_id"], kind, summary)
     publish_approval(act.uow, row)
     return row
@@ -199,7 +193,7 @@ _TOLD: Final[Mapping[str, tuple[str, str]]] = {
 
 async def close(act: Act[Any], request: Row, event: str, *, because: str | None = None) -> Row:
     """End a request without execution and undo what it held."""
-    state = dual_control.next_state(request["state"], event, request["execution"])
+    state = approval_states.next_state(request["state"], event, request["execution"])
     row = await save(act, request, *_TOLD[event], state=state, closed_at=act.uow.now, invalidated_because=because)
     await act.stored.abandon(act, row, state)
     return row
@@ -207,5 +201,5 @@ async def close(act: Act[Any], request: Row, event: str, *, because: str | None 
 
 async def close_for_entity(act: Act[Any], request: Row) -> Row:
     """End a request whose entity is being canceled by its own command, which undoes the rest itself."""
-    state = dual_control.next_state(request["state"], "cancel", request["execution"])
+    state = approval_states.next_state(request["state"], "cancel", request["execution"])
     return await save(act, request, *_TOLD["cancel"], state=state, closed_at=act.uow.now)

@@ -10,6 +10,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any, Final
 
+from authz.scope import CATEGORIES
 from db.unit_of_work import Row
 from schema.cases import CaseActionInput, LeaseInput
 from schema.errors import ConsoleError, InvalidTransitionError
@@ -45,7 +46,6 @@ _SKIP = """
 INSERT INTO case_skip (case_id, staff_id, until) VALUES ($1, $2, $3)
 ON CONFLICT (case_id, staff_id) DO UPDATE SET until = excluded.until
 """
-_CATEGORIES: Final = ("SFW", "SUGGESTIVE", "NSFW", "PROHIBITED")
 _STATES: Final = ("OPEN", "ESCALATED")
 
 
@@ -70,7 +70,7 @@ def _rights(act: Act[Any], kind: str) -> tuple[list[str], list[str], list[str]]:
     found = [
         (city, category, state)
         for city in cities
-        for category in _CATEGORIES
+        for category in CATEGORIES
         for state in _STATES
         if act.may(
             "case",

@@ -7,17 +7,18 @@ is what the request is bound to.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
 
+from authz.approval_states import ENDINGS
 from db.unit_of_work import Row, new_id
 from schema.cases import DecideInput, StatementInput
-from schema.errors import ConsoleError, InvalidTransitionError, VersionConflictError
+from schema.errors import ConsoleError, InvalidTransitionError
 from services.cases import rules, saving, targets
 from services.cases.effect import derive_subject, lock_subject, settle_reports, take_effect
-from services.command import Act, Command, Result, Target
+from services.command import Act, Command, Result, Target, check_version
 
 _DECISION = """
 INSERT INTO decision (id, case_id, subject_id, city_id, content_category, kind, family, state, reason_code, reason_note,
@@ -74,8 +75,7 @@ class DecideCase(Command[DecideInput]):
         rules.next_state("case", case["state"], "execute")
         if case["approval_request_id"] != act.approval.request_id:
             raise InvalidTransitionError("case", case["state"], "be decided by another request")
-        if case["version"] != act.approval.target_version:
-            raise VersionConflictError(case["version"])
+        check_version(case, act.approval.target_version)
 
     async def propose(self, act: Act[DecideInput], target: Target) -> str:
         case, wanted, decision_id = target.row, act.input, new_id("dec")
@@ -127,9 +127,7 @@ class DecideCase(Command[DecideInput]):
     async def execute(self, act: Act[DecideInput], target: Target, entity_id: str | None) -> Result:
         case, kind = target.row, act.input.kind.value
         approved_by = act.approval.approved_by if act.approval else ()
-        decision = await act.uow.fetchrow(_LOCK, entity_id)
-        if decision is None:
-            raise ConsoleError("NOT_FOUND")
+        decision = await act.row(_LOCK, entity_id)
         subject = await lock_subject(act, case["subject_id"])
         await take_effect(act, decision, subject, hours=act.input.duration_hours, approved_by=approved_by)
         event = "dismiss" if kind == "NO_ACTION" else "action"
@@ -163,7 +161,7 @@ class DecideCase(Command[DecideInput]):
                 case,
                 "returned",
                 "The decision was not approved; the case is open again.",
-                state=rules.next_state("case", case["state"], rules.ENDINGS[outcome]),
+                state=rules.next_state("case", case["state"], ENDINGS[outcome]),
                 approval_request_id=None,
             )
 
@@ -183,7 +181,7 @@ def _with_facts(act: Act[DecideInput], target: Target) -> Target:
     wanted, hours = act.input, act.input.duration_hours
     timing: dict[str, int] = {"indefinite": 1} if hours is None else {"indefinite": 0, "durationHours": hours}
     extra = {"decisionKind": wanted.kind.value, **({"reasonCode": act.reason.code} if act.reason else {}), **timing}
-    return Target(**{**vars(target), "facts": {**target.facts, **extra}})
+    return replace(target, facts={**target.facts, **extra})
 
 
 def _statement(
@@ -226,10 +224,7 @@ class ExpireDecision(Command[DecisionInput]):
 
     async def lock(self, act: Act[DecisionInput], target: Target) -> Target:
         await lock_subject(act, target.row["subject_id"])
-        row = await act.uow.fetchrow(_LOCK, target.id)
-        if row is None:
-            raise ConsoleError("NOT_FOUND")
-        return _decision_target(row)
+        return _decision_target(await act.row(_LOCK, target.id))
 
     def check(self, act: Act[DecisionInput], target: Target) -> None:
         rules.next_state("decision", target.row["state"], "expire")

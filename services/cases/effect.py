@@ -9,12 +9,11 @@ from datetime import timedelta
 from typing import Any
 
 from db.unit_of_work import Row
-from schema.errors import ConsoleError
 from services.cases import rules, saving
 from services.command import Act
 from services.telling import tell
 
-LOCK_SUBJECT = "SELECT * FROM subject WHERE id = $1 FOR UPDATE"
+_LOCK_SUBJECT = "SELECT * FROM subject WHERE id = $1 FOR UPDATE"
 _SUPERSEDE = """
 UPDATE decision SET state = $3 WHERE subject_id = $1 AND family = $2 AND state = 'EFFECTIVE' RETURNING id
 """
@@ -74,7 +73,4 @@ async def _propose_ban(act: Act[Any], subject: Row, decision: Row) -> None:
 
 async def lock_subject(act: Act[Any], subject_id: str) -> Row:
     """The subject under its row lock; taken after the case's."""
-    row = await act.uow.fetchrow(LOCK_SUBJECT, subject_id)
-    if row is None:
-        raise ConsoleError("NOT_FOUND")
-    return row
+    return await act.row(_LOCK_SUBJECT, subject_id)

@@ -70,11 +70,6 @@ DECISION: Final[Table] = MappingProxyType(
     }
 )
 
-# How a request that ended without execution returns what it held; a cell of CASE each.
-ENDINGS: Final[Mapping[str, str]] = MappingProxyType(
-    {"REJECTED": "reject", "CANCELED": "cancel", "EXPIRED": "expire", "INVALIDATED": "invalidate"}
-)
-
 
 def next_state(aggregate: str, state: str, event: str) -> str:
     """The state after ``event`` on a ``case``, ``report`` or ``decision``; ``INVALID_TRANSITION`` when none is."""

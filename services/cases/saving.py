@@ -1,6 +1,6 @@
 """The one place that writes ``case_file``: version + 1, a timeline entry and a CaseEvent with every change.
 
-Whoever calls it holds the row's lock. Column names come from this code, values are parameters.
+Whoever calls it holds the row's lock.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from datetime import datetime
 from typing import Any, Final
 
 from db.unit_of_work import Row, new_id
-from schema.errors import ConsoleError
 from services.cases import rules
 from services.command import Act
 from services.telling import publish_case, tell
 
-LOCK: Final = """
+_LOCK = """
 SELECT c.*, q.hidden_actions FROM case_file c JOIN queue q ON q.id = c.queue_id WHERE c.id = $1 FOR UPDATE OF c
 """
 # A queue for a new case: the narrowest that is open to the city and category; ids decide between equals.
@@ -41,15 +40,12 @@ NO_LEASE: Final[Mapping[str, Any]] = {"lease_token": None, "lease_started_at": N
 
 async def lock(act: Act[Any], case_id: str) -> Row:
     """The case under its row lock, with its queue's ``hidden_actions``."""
-    row = await act.uow.fetchrow(LOCK, case_id)
-    if row is None:
-        raise ConsoleError("NOT_FOUND")
-    return row
+    return await act.row(_LOCK, case_id)
 
 
 async def save(act: Act[Any], case: Row, kind: str, summary: str, **changes: Any) -> Row:
     """Write ``changes`` and tell it. ``kind`` is the timeline entry's and the event's."""
-    row = await _update(act, case["id"], changes, bump=True)
+    row = await act.update("case_file", case["id"], changes)
     await tell(act, ("Case", case["id"]), case["city_id"], kind, summary)
     publish_case(act.uow, row, kind)
     return row
@@ -57,19 +53,8 @@ async def save(act: Act[Any], case: Row, kind: str, summary: str, **changes: Any
 
 async def extend_lease(act: Act[Any], case: Row, expires_at: datetime) -> Row:
     """Move the end of a lease. Not a new version: it would make the holder's own next write a conflict."""
-    row = await _update(act, case["id"], {"lease_expires_at": expires_at}, bump=False)
+    row = await act.update("case_file", case["id"], {"lease_expires_at": expires_at}, bump=False)
     publish_case(act.uow, row, "lease_renewed")
-    return row
-
-
-async def _update(act: Act[Any], case_id: str, changes: Mapping[str, Any], *, bump: bool) -> Row:
-    columns = [f"{name} = ${position}" for position, name in enumerate(changes, start=2)]
-    if bump:
-        columns.append("version = version + 1")
-    sql = f"UPDATE case_file SET {', '.join(columns)} WHERE id = $1 RETURNING *"  # noqa: S608 (names are ours)
-    row = await act.uow.fetchrow(sql, case_id, *changes.values())
-    if row is None:
-        raise ConsoleError("NOT_FOUND")
     return row
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from db.unit_of_work import Row
-from schema.errors import ConsoleError, InvalidTransitionError, VersionConflictError
+from schema.errors import InvalidTransitionError
 from services.cases import rules, saving
-from services.command import Act, Target
+from services.command import Act, Target, check_version
 
 _SUBJECT = "SELECT * FROM subject WHERE id = $1"
 
@@ -28,9 +28,7 @@ def facts(act: Act[Any], case: Row) -> dict[str, int | str]:
 
 async def of_case(act: Act[Any], case: Row) -> Target:
     """A case row as target; its subject says whether it is the caller's own account, and protected."""
-    subject = await act.uow.fetchrow(_SUBJECT, case["subject_id"])
-    if subject is None:
-        raise ConsoleError("NOT_FOUND")
+    subject = await act.row(_SUBJECT, case["subject_id"])
     return Target(
         "Case",
         case["id"],
@@ -71,5 +69,4 @@ def check_step(
     if ("CLAIMED", event) in rules.CASE and (claimed or (case["state"], event) not in rules.CASE):
         rules.check_lease(case, act.caller.id, lease_token, act.uow.now)
     rules.next_state("case", case["state"], event)
-    if case["version"] != expected_version:
-        raise VersionConflictError(case["version"])
+    check_version(case, expected_version)

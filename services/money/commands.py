@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
+from authz.approval_states import ENDINGS
+from authz.conditions import Facts
 from db.unit_of_work import Delivery, Row, new_id
-from schema.errors import InvalidTransitionError, VersionConflictError
+from schema.errors import InvalidTransitionError
 from schema.money import CancelRefundInput, RequestRefundInput
 from services.approvals import request as requests
-from services.command import Act, Command, Facts, Result, Target
+from services.command import Act, Command, Result, Target, check_version
 from services.money import ledger, rules
 from services.telling import raise_alert, tell
 
@@ -25,12 +27,10 @@ SUBMIT: Final = "submit_refund"
 WINDOW: Final = timedelta(hours=24)
 
 _PAIR_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('refund:' || $1 || ':' || $2, 0))"
-# An order has one buyer, so the buyer's refunds include those of the order.
-_SUM = """
-SELECT coalesce(sum(amount_minor), 0) FROM refund
-WHERE requester_id = $1 AND buyer_id = $2 AND created_at > $3 AND state <> ALL ($4)
-"""
-_BUYER = "SELECT staff_id, protected_tags FROM subject WHERE id = $1"
+# Both are asked of all cities, whichever the caller sees (migration 0001). An order has one buyer, so the buyer's refunds
+# include those of the order.
+_SUM = "SELECT refunded_lately($1, $2, $3, $4)"
+_BUYER = "SELECT staff_id, protected FROM subject_standing($1)"
 _INSERT = """
 INSERT INTO refund (id, order_id, buyer_id, city_id, case_id, amount_minor, currency, state, destination, reason_code,
   reason_note, reason_ticket, requester_id, created_at)
@@ -49,7 +49,7 @@ async def _target(act: Act[Any], row: Row) -> Target:
         version=row["version"],
         subject_id=row["buyer_id"],
         own_account=staff_id is not None and staff_id == act.caller.id,
-        protected=bool(buyer and buyer["protected_tags"]),
+        protected=bool(buyer and buyer["protected"]),
         concerned_id=staff_id,
         currency=row["currency"],
     )
@@ -92,8 +92,8 @@ class RequestRefund(Command[RequestRefundInput]):
             return
         rules.check_refundable(amount, row)
         expected = act.input.expected_ledger_version
-        if expected is not None and expected != row["version"]:
-            raise VersionConflictError(row["version"])
+        if expected is not None:
+            check_version(row, expected)
 
     async def measure(self, act: Act[RequestRefundInput], target: Target) -> Facts:
         since = act.uow.now - WINDOW
@@ -148,7 +148,7 @@ class RequestRefund(Command[RequestRefundInput]):
     async def abandon(self, act: Act[RequestRefundInput], target: Target, entity_id: str | None, outcome: str) -> None:
         refund = await ledger.lock_refund(act, str(entity_id))
         if refund["state"] not in rules.TERMINAL:
-            await ledger.move(act, refund, rules.ENDINGS[outcome])
+            await ledger.move(act, refund, ENDINGS[outcome])
 
     def summary(self, act: Act[RequestRefundInput], target: Target) -> str:
         amount = act.input.amount
@@ -209,8 +209,7 @@ class CancelRefund(Command[CancelRefundInput]):
 
     def check(self, act: Act[CancelRefundInput], target: Target) -> None:
         rules.next_state(target.row["state"], "cancel")
-        if target.row["version"] != act.input.expected_version:
-            raise VersionConflictError(target.row["version"])
+        check_version(target.row, act.input.expected_version)
 
     async def execute(self, act: Act[CancelRefundInput], target: Target, entity_id: str | None) -> Result:
         row = await ledger.move(act, target.row, "cancel")

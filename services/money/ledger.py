@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from db.unit_of_work import Row
-from schema.errors import ConsoleError
 from services.command import Act
 from services.money import rules
 
@@ -23,18 +22,12 @@ WHERE order_id = $1 RETURNING *
 
 async def lock_ledger(act: Act[Any], order_id: str) -> Row:
     """The ledger under its row lock."""
-    row = await act.uow.fetchrow(_LOCK_LEDGER, order_id)
-    if row is None:
-        raise ConsoleError("NOT_FOUND")
-    return row
+    return await act.row(_LOCK_LEDGER, order_id)
 
 
 async def lock_refund(act: Act[Any], refund_id: str) -> Row:
     """A refund as it stands under its ledger's lock, which is taken before."""
-    row = await act.uow.fetchrow(_LOCK_REFUND, refund_id)
-    if row is None:
-        raise ConsoleError("NOT_FOUND")
-    return row
+    return await act.row(_LOCK_REFUND, refund_id)
 
 
 async def move_sums(act: Act[Any], order_id: str, before: str | None, after: str, amount_minor: int) -> None:
@@ -47,11 +40,6 @@ async def move_sums(act: Act[Any], order_id: str, before: str | None, after: str
 async def move(act: Act[Any], refund: Row, event: str, **changes: Any) -> Row:
     """Take a locked refund through one event of its state table, with its order's sums."""
     after = rules.next_state(refund["state"], event)
-    names = {"state": after, **changes}
-    columns = ["version = version + 1", *(f"{name} = ${at}" for at, name in enumerate(names, start=2))]
-    sql = f"UPDATE refund SET {', '.join(columns)} WHERE id = $1 RETURNING *"  # noqa: S608 (names are ours)
-    row = await act.uow.fetchrow(sql, refund["id"], *names.values())
-    if row is None:
-        raise ConsoleError("NOT_FOUND")
+    row = await act.update("refund", refund["id"], {"state": after, **changes})
     await move_sums(act, refund["order_id"], refund["state"], after, refund["amount_minor"])
     return row

@@ -64,9 +64,6 @@ ANSWERS: Final[Mapping[str, str]] = MappingProxyType(
         "CANCELED": "kernel_cancel",
     }
 )
-ENDINGS: Final[Mapping[str, str]] = MappingProxyType(
-    {"REJECTED": "reject", "CANCELED": "cancel", "EXPIRED": "expire", "INVALIDATED": "invalidate"}
-)
 LARGEST_MINOR: Final = 2**31 - 1  # GraphQL's Int
 
 

@@ -48,7 +48,7 @@ async def call(address: str, method: str = "POST", path: str = "/graphql", **opt
         return await client.request(method, f"http://{address}{path}", **options)
 
 
-@pytest.mark.contract("QL-1")
+@pytest.mark.contract("QL-1", "BR-1")
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "HEAD"])
 async def test_only_post_runs_anything(address: str, method: str) -> None:
     answer = await call(address, method)

@@ -55,6 +55,7 @@ async def test_a_header_that_no_mode_takes(stage: Stage) -> None:
     )
 
 
+@pytest.mark.contract("TK-9")
 async def test_a_wrong_api_key_does_not_fall_through_to_the_token_beside_it(stage: Stage) -> None:
     answer = await post(stage, x_api_key="da2-x", authorization=stage.token("st_ts"))
     refused(answer, 401, "UnauthorizedException", "You are not authorized to make this call.")
@@ -82,7 +83,7 @@ async def test_an_api_key_opens_its_root_fields_and_no_others(stage: Stage) -> N
     assert both.json()["data"] is None, "two credentials never add up"
 
 
-@pytest.mark.contract("BR-5")
+@pytest.mark.contract("BR-5", "PV-1")
 async def test_a_bug_leaves_as_internal_with_the_request_id_and_its_text_stays_inside(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -360,6 +361,7 @@ async def test_only_bad_credentials_are_ever_answered_by_429(stages: MakeStage) 
     assert (await stage.ask("st_ts", ME)).status_code == 200, "a good credential from the same address still passes"
 
 
+@pytest.mark.contract("QL-14")
 async def test_an_answer_that_is_too_large_is_not_sent(stages: MakeStage) -> None:
     stage = await stages(Limits(response_bytes=200))
     body = (await stage.ask("st_ts", "{ reasonCodes { code label } }")).json()
@@ -422,6 +424,7 @@ async def test_a_mutation_answers_its_selection_and_its_receipt(stage: Stage) ->
     assert (again["outcome"], again["note"]["id"]) == ("REPLAYED", payload["note"]["id"])
 
 
+@pytest.mark.contract("AU-3")
 async def test_a_refused_mutation_is_an_error_in_a_200_and_on_record(stage: Stage) -> None:
     hidden = await a_case(stage, city_id="lisbon")
     answers = [await stage.ask("st_berlin", NOTE, note(case_id)) for case_id in (hidden, "case_of_nobody")]
@@ -455,7 +458,7 @@ async def test_root_fields_run_in_order_and_a_non_null_failure_ends_the_row(stag
     )
 
 
-@pytest.mark.contract("TK-9")
+@pytest.mark.contract("TK-9", "DC-7")
 async def test_publishing_is_for_a_mode_that_is_not_here(stage: Stage) -> None:
     query = 'mutation { publishAlert(input: {id: "a", cursor: "c", kind: AUDIT_CHAIN, severity: 1, targetType: "x", targetId: "y", summary: "s", createdAt: "2026-11-24T10:00:00Z"}) { id } }'
     body = (await stage.ask("st_ts", query)).json()

@@ -242,6 +242,7 @@ async def test_a_dead_token_at_a_start_is_named_so_that_amplify_reconnects(stage
         assert frame["id"] == subscription
 
 
+@pytest.mark.contract("WS-2")
 async def test_every_start_is_judged_by_its_own_credentials(stage: Stage) -> None:
     async with stage.appsync("st_ts") as client:
         berlin = await client.subscribe(CASE_EVENTS, credentials=stage.credentials(stage.token("st_berlin")))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx2
 import jwt
 import pytest
@@ -53,6 +55,21 @@ async def test_the_parts_are_asked_once_a_second_however_often_readiness_is() ->
         now = 1.5
         assert (await get(address, "/")).json() == {"ready": True, "parts": {"part": "ok"}}
     assert asked == 2
+
+
+async def test_many_who_ask_at_once_share_one_round() -> None:
+    asked = 0
+
+    async def probe() -> str | None:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.05)
+        return None
+
+    async with served(Readiness({"part": probe}, clock=lambda: 0.0)) as address:
+        answers = await asyncio.gather(*(get(address, "/readyz") for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert asked == 1
 
 
 async def test_the_dev_issuers_keys_verify_its_tokens(stage: Stage) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 import pytest_asyncio
 
 from audit.anchor import DirectoryAnchor
@@ -43,6 +45,15 @@ def record(action: str = "case.decide", **given: Any) -> dict[str, Any]:
         "result": {"code": None, "count": 1, "outcome": "EXECUTED"},
     }
     return new_record(**(defaults | given))
+
+
+async def until(holds: Callable[[], Awaitable[Any]], what: str) -> None:
+    """Wait until it holds; ten seconds are a failure, not a slow machine."""
+    for _ in range(200):
+        if await holds():
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail(f"never: {what}")
 
 
 @dataclass

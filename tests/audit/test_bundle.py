@@ -228,6 +228,7 @@ async def test_a_tar_and_a_part_verify_too(exports: Exports, tmp_path: Path) -> 
             await _export(exports.log, tmp_path / "none", **wrong)
 
 
+@pytest.mark.contract("AU-6")
 async def test_pin_and_anchor_hold_an_older_bundle_and_a_fork_to_account(exports: Exports, tmp_path: Path) -> None:
     pin = tmp_path / "pin"
     write_pin(pin, exports.verify())

@@ -104,6 +104,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.contract("AU-5")
 async def test_guards_hold_for_a_superuser_too_and_in_replica_mode(log: Log) -> None:
     await log.append(1)
     await log.seal()

@@ -14,7 +14,7 @@ from audit.record import chain_next, chain_start, fit, leaf
 from audit.sealer import Sealer
 from audit.store import LogConflictError
 from audit.writer import Writer
-from tests.audit.conftest import ORIGIN, Log, record
+from tests.audit.conftest import ORIGIN, Log, record, until
 
 STEPS = ("S1", "S2", "S3", "S4", "S5", "S6", "A1", "A2", "A3", "A4", "A5", "A6")
 
@@ -121,6 +121,7 @@ async def test_two_sealers_at_once_seal_every_record_once(log: Log) -> None:
     assert (await log.verify()).exit_code == 0
 
 
+@pytest.mark.contract("RL-2")
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_death_at_any_step_loses_and_doubles_nothing(log: Log, step: str) -> None:
     await log.append(260)
@@ -276,10 +277,9 @@ async def test_the_loop_seals_anchors_beats_and_ends_clean(log: Log) -> None:
     sealer = log.another(heartbeat_seconds=3600.0, anchor_seconds=0.0)
     task = asyncio.create_task(sealer.run(stop))
     ids = await log.append(3)
-    for _ in range(100):
-        if await log.look("SELECT 1 FROM audit.checkpoint WHERE size >= 4"):
-            break
-        await asyncio.sleep(0.05)
+    await until(
+        lambda: log.look("SELECT 1 FROM audit.checkpoint WHERE size >= 4"), "three records and the heartbeat anchored"
+    )
     second = asyncio.create_task(log.another().run(stop))  # waits for the lock, and leaves when told
     await asyncio.sleep(0.1)
     last = await log.append(1)
@@ -307,14 +307,16 @@ async def test_the_loop_stops_sealing_on_a_conflict_and_goes_on_once_it_is_repai
     stop = asyncio.Event()
     task = asyncio.create_task(log.another(anchor_seconds=0.0).run(stop))
     await log.append(1)
-    await asyncio.sleep(0.5)
+
+    async def alarmed() -> bool:
+        return bool(log.alarms)
+
+    await until(alarmed, "the alarm")
+    await asyncio.sleep(0.3)  # several looks, one alarm
     assert [code for code, _ in log.alarms] == ["SIGNATURE_INVALID"]
     assert await log.look("SELECT size FROM audit.head") == [(4,)]
     latest.write_bytes(note)
-    for _ in range(100):
-        if await log.look("SELECT 1 FROM audit.checkpoint WHERE size >= 5"):
-            break
-        await asyncio.sleep(0.05)
+    await until(lambda: log.look("SELECT 1 FROM audit.checkpoint WHERE size >= 5"), "a checkpoint after the repair")
     stop.set()
     await task
     assert (await log.verify()).exit_code == 0
@@ -336,11 +338,12 @@ async def test_an_anchor_that_fails_is_alarmed_and_sealing_goes_on(log: Log, mon
     monkeypatch.setattr(type(log.anchor), "swap_latest", no_space)
     task = asyncio.create_task(log.another(anchor_seconds=0.0).run(stop))
     await log.append(3)
-    for _ in range(100):
-        if (await log.look("SELECT size FROM audit.head"))[0][0] == 5:
-            break
-        await asyncio.sleep(0.05)
-    assert (await log.look("SELECT size FROM audit.head"))[0][0] == 5
+    await until(lambda: log.look("SELECT 1 FROM audit.head WHERE size = 5"), "three records and the heartbeat sealed")
+
+    async def alarmed() -> bool:
+        return bool(log.alarms)
+
+    await until(alarmed, "the alarm")
     assert [code for code, _ in log.alarms] == ["ANCHOR_UNAVAILABLE"]
     full = False
     stop.set()
@@ -352,10 +355,7 @@ async def test_a_waiting_delivery_makes_its_record_anchored_at_once(log: Log) ->
     stop = asyncio.Event()
     sealer = log.another(anchor_seconds=3600.0, heartbeat_seconds=3600.0)
     task = asyncio.create_task(sealer.run(stop))
-    for _ in range(100):
-        if await log.look("SELECT 1 FROM audit.leaf"):
-            break
-        await asyncio.sleep(0.05)
+    await until(lambda: log.look("SELECT 1 FROM audit.leaf"), "the first heartbeat sealed")
     [calm] = await log.append(1)
     await asyncio.sleep(0.5)
     assert await log.look("SELECT audit.anchored($1::text::uuid)", calm) == [(False,)]
@@ -366,16 +366,13 @@ async def test_a_waiting_delivery_makes_its_record_anchored_at_once(log: Log) ->
         "VALUES ('d1', 'p', 'o', 'k', 'Refund', 'r', '{}', $1::text::uuid, now(), now())",
         urgent,
     )
-    for _ in range(60):
-        if await conn.fetchval("SELECT audit.anchored($1::text::uuid)", urgent):
-            break
-        await asyncio.sleep(0.05)
-    assert await conn.fetchval("SELECT audit.anchored($1::text::uuid)", urgent)
+    await until(lambda: conn.fetchval("SELECT audit.anchored($1::text::uuid)", urgent), "the urgent record anchored")
     await conn.close()
     stop.set()
     await task
 
 
+@pytest.mark.contract("PV-3")
 async def test_keys_and_signer_are_made_once_and_read_again(log: Log) -> None:
     assert Keys.open(log.folder / "keys", create=False) == log.keys
     assert Signer.open(log.folder / "signer", ORIGIN, create=False).vkey == log.signer.vkey

@@ -49,6 +49,7 @@ async def _stored(log: Log) -> dict[str, Any]:
     return dict(json.loads(body))
 
 
+@pytest.mark.contract("PV-1")
 async def test_personal_fields_are_sealed_under_the_subjects_key(log: Log) -> None:
     given = record(
         subject_id="sub_mary",
@@ -83,6 +84,7 @@ async def test_without_a_subject_the_logs_own_key_seals(log: Log) -> None:
     assert body["object"]["subject"] is None
 
 
+@pytest.mark.contract("PV-1")
 async def test_a_person_stands_in_the_log_only_as_a_tag(log: Log) -> None:
     given = record(
         action="subject.list",

@@ -125,6 +125,7 @@ async def test_a_changed_edge_is_a_head_conflict_that_accuses_no_record(log: Log
         await log.sealer.run_once()
 
 
+@pytest.mark.contract("AU-6")
 async def test_exchanged_records_are_both_named_and_where_they_belong(log: Log) -> None:
     await log.append(40)
     await log.seal()
@@ -138,6 +139,7 @@ async def test_exchanged_records_are_both_named_and_where_they_belong(log: Log) 
     assert {f.seq for f in report.findings} == {10, 30}
 
 
+@pytest.mark.contract("AU-6")
 async def test_an_inserted_record_has_no_place(log: Log) -> None:
     ids = await log.append(20)
     await log.seal()
@@ -185,6 +187,7 @@ async def _forge_tail(log: Log, bodies: list[str], keep: int) -> list[str]:
     return statements
 
 
+@pytest.mark.contract("AU-6")
 async def test_a_truncated_tail_is_a_rollback_against_the_anchor_and_against_the_cache(log: Log) -> None:
     await log.append(20)
     await log.seal()
@@ -199,6 +202,7 @@ async def test_a_truncated_tail_is_a_rollback_against_the_anchor_and_against_the
     assert "ANCHOR" in alone.not_checked
 
 
+@pytest.mark.contract("AU-6")
 async def test_a_pin_finds_the_rollback_when_the_anchor_was_rolled_back_too(log: Log, tmp_path: Path) -> None:
     await log.append(20)
     await log.seal()
@@ -234,6 +238,7 @@ async def test_a_record_appended_behind_the_sealers_back_is_not_authentic(log: L
     assert one(await log.verify(), "UNAUTHENTICATED_WRITER").seq == 20
 
 
+@pytest.mark.contract("AU-6")
 async def test_a_body_changed_with_tile_leaf_row_and_chain_is_still_found(log: Log) -> None:
     """Everything within reach rewritten, up to the level above: only the signed root and the MAC are left to tell."""
     ids = await log.append(300)
@@ -326,6 +331,7 @@ async def test_a_checkpoint_of_an_unknown_key_proves_nothing(log: Log) -> None:
     assert report.exit_code == 3
 
 
+@pytest.mark.contract("AU-6")
 async def test_a_deleted_intake_row_leaves_a_hole_in_the_writers_numbers(log: Log) -> None:
     await log.append(3)
     [(n,)] = await log.look("SELECT n FROM audit.intake ORDER BY n OFFSET 1 LIMIT 1")

@@ -69,6 +69,7 @@ async def test_no_record_no_effect(log: Log, fault: str) -> None:
         await log.writer.reads(log.app, [record()])
 
 
+@pytest.mark.contract("FC-2")
 async def test_an_append_that_hangs_fails_within_two_seconds(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("audit.writer.APPEND_SECONDS", 0.2)
     blocker = await asyncpg.connect(**log.database.superuser)
@@ -81,6 +82,7 @@ async def test_an_append_that_hangs_fails_within_two_seconds(log: Log, monkeypat
     assert len(await log.writer.reads(log.app, [record()])) == 1
 
 
+@pytest.mark.contract("AU-1")
 async def test_the_completeness_net_refuses_a_change_without_a_record(log: Log) -> None:
     await _facts(log)
     for role in ("cs_app", "cs_worker"):
@@ -97,6 +99,7 @@ async def test_the_completeness_net_refuses_a_change_without_a_record(log: Log) 
     assert await log.look("SELECT count(*) FROM case_skip") == [(0,)]
 
 
+@pytest.mark.contract("AU-1")
 async def test_every_domain_table_is_under_the_net_but_the_carriers(log: Log) -> None:
     rows = await log.look(
         "SELECT relname, EXISTS (SELECT 1 FROM pg_trigger t WHERE t.tgrelid = c.oid AND tgname = 'audited' AND tgdeferrable) "
@@ -129,6 +132,7 @@ async def test_a_read_is_durable_before_it_answers_and_many_share_a_commit(log: 
     assert (await log.verify()).exit_code == 0
 
 
+@pytest.mark.contract("AU-4")
 async def test_a_caller_who_leaves_leaves_his_record_behind(log: Log) -> None:
     waiting = asyncio.create_task(log.writer.reads(log.app, [record()]))
     await asyncio.sleep(0)

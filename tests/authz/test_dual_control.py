@@ -1,11 +1,10 @@
-"""Dual control: which policies apply, who may vote, when a quorum is there, what a vote binds, and every state table cell."""
+"""Dual control: which policies apply, who may vote, when a quorum is there, and what a vote binds."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import json
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,12 +13,6 @@ from hypothesis import strategies as st
 
 from authz.caller import Grant
 from authz.dual_control import (
-    APPROVAL,
-    APPROVAL_EVENTS,
-    APPROVAL_STATES,
-    EXECUTION,
-    EXECUTION_EVENTS,
-    EXECUTION_STATES,
     FLOOR,
     INELIGIBLE,
     Ballot,
@@ -28,25 +21,18 @@ from authz.dual_control import (
     Requirement,
     Seat,
     Vote,
-    approve_by,
     ballot,
     canonical,
     eligible,
     enough,
-    execute_by,
-    expiring_at,
     facts_needed,
     fill,
-    next_execution,
-    next_state,
-    overdue,
     parse_book,
     payload,
     required,
     shipped,
 )
 from authz.scope import BUSINESS_ROLES, TIERS, UNSCOPED, grant_facts
-from schema.errors import ConsoleError, InvalidTransitionError
 from tests.authz.people import LISBON, NOW, grant, person, snapshot
 
 BOARD = snapshot()
@@ -217,6 +203,7 @@ def test_a_policy_below_the_floor_or_out_of_shape_is_refused_by_name(change: dic
         parse_book(json.dumps([{**GOOD, **change}, *rest]))
 
 
+@pytest.mark.contract("DC-6")
 def test_every_key_of_the_floor_needs_a_policy_and_ids_are_unique() -> None:
     with pytest.raises(ValueError, match=r"no approval policy for case\.decide"):
         parse_book(json.dumps([GOOD]))
@@ -465,6 +452,7 @@ def test_the_payload_is_canonical_and_its_hash_is_of_its_bytes() -> None:
     assert digest == hashlib.sha256(text.encode()).hexdigest()
 
 
+@pytest.mark.contract("DC-1")
 def test_every_part_of_the_binding_changes_the_hash_and_the_idempotency_key_does_not() -> None:
     arguments = {
         "input": {"amount": {"currency": "EUR", "amountMinor": 5}, "orderId": "o1", "idempotencyKey": "another"}
@@ -497,62 +485,3 @@ JSON = st.recursive(
 def test_canonical_json_reads_back_as_the_same_value(value: Any) -> None:
     assert json.loads(canonical(value)) == value
     assert canonical(json.loads(canonical(value))) == canonical(value)
-
-
-# ---------- states ----------
-PENDING_ONLY = {"vote", "withdraw", "quorum", "reject", "cancel"}
-
-
-@pytest.mark.contract("PT-2")
-@pytest.mark.parametrize(
-    ("state", "execution", "event"), list(itertools.product(APPROVAL_STATES, EXECUTION_STATES, APPROVAL_EVENTS))
-)
-def test_every_cell_of_the_approval_table(state: str, execution: str, event: str) -> None:
-    legal = (
-        (state, event) in APPROVAL
-        and execution in ("NOT_STARTED", "FAILED")
-        and (event != "retry" or execution == "FAILED")
-    )
-    if legal:
-        assert next_state(state, event, execution) == APPROVAL[state, event]
-    else:
-        with pytest.raises(ConsoleError) as caught:
-            next_state(state, event, execution)
-        assert caught.value.code == ("APPROVAL_NOT_PENDING" if event in PENDING_ONLY else "INVALID_TRANSITION")
-
-
-@pytest.mark.contract("PT-2")
-@pytest.mark.parametrize(("execution", "event"), list(itertools.product(EXECUTION_STATES, EXECUTION_EVENTS)))
-def test_every_cell_of_the_execution_table(execution: str, event: str) -> None:
-    if (execution, event) in EXECUTION:
-        assert next_execution(execution, event) == EXECUTION[execution, event]
-    else:
-        with pytest.raises(InvalidTransitionError):
-            next_execution(execution, event)
-
-
-def test_terminal_states_have_no_way_out() -> None:
-    assert {state for state, _ in APPROVAL} == {"PENDING", "APPROVED"}
-    assert {execution for execution, _ in EXECUTION} == {"NOT_STARTED", "FAILED"}
-    assert {state for state, event in APPROVAL if event == "cancel"} == {"PENDING", "APPROVED"}
-    with pytest.raises(ConsoleError, match="no longer waiting"):
-        next_state("APPROVED", "cancel", "EXECUTED")
-
-
-# ---------- clocks ----------
-def test_both_clocks_end_on_the_second() -> None:
-    requirement = big()
-    due = approve_by(NOW, requirement)
-    assert due == NOW + timedelta(hours=24)
-    assert expiring_at(NOW, due) == NOW + timedelta(hours=19, minutes=12)
-    run = execute_by(NOW, requirement.execute_within_seconds)
-    assert run == NOW + timedelta(hours=1)
-    instant = timedelta(microseconds=1)
-    assert overdue("PENDING", "NOT_STARTED", due - instant, approve_by=due, execute_by=None) is None
-    assert overdue("PENDING", "NOT_STARTED", due, approve_by=due, execute_by=None) == "approve"
-    for execution in ("NOT_STARTED", "FAILED"):
-        assert overdue("APPROVED", execution, run - instant, approve_by=due, execute_by=run) is None
-        assert overdue("APPROVED", execution, run, approve_by=due, execute_by=run) == "execute"
-    assert overdue("APPROVED", "EXECUTED", run, approve_by=due, execute_by=run) is None
-    assert overdue("APPROVED", "NOT_STARTED", run, approve_by=due, execute_by=None) is None
-    assert overdue("REJECTED", "NOT_STARTED", due, approve_by=due, execute_by=None) is None

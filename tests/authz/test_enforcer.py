@@ -213,6 +213,7 @@ def test_holding_lists_each_grant_with_its_lines_in_the_callers_order() -> None:
     ]
 
 
+@pytest.mark.contract("AZ-9")
 def test_a_deny_of_one_role_overrides_every_grant_of_the_person() -> None:
     grants = (grant("TRUST_SAFETY", "LEAD"), grant("AUDITOR"))
     assert not POLICY.opens(grants, "case", "decide")

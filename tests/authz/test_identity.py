@@ -173,6 +173,7 @@ async def test_an_issuer_without_token_use_may_be_configured(pool: Pool) -> None
     assert (await pool.verify(pool.token(token_use=...))).kind == "oidc"
 
 
+@pytest.mark.contract("TK-4")
 async def test_leeway_is_thirty_seconds_on_each_clock_claim(pool: Pool) -> None:
     seconds = int(NOW.timestamp())
     await pool.verify(pool.token(iat=seconds + 30, auth_time=seconds + 30, nbf=seconds + 30))
@@ -274,6 +275,7 @@ async def test_none_and_symmetric_algorithms_are_never_taken(pool: Pool) -> None
         ].startswith("signature")
 
 
+@pytest.mark.contract("TK-1")
 async def test_a_tampered_payload_is_refused(pool: Pool) -> None:
     head, _, signature = pool.token().split(".")
     assert (await pool.refusal(f"{head}.{b64(pool.claims(sub='admin'))}.{signature}"))[0] == REFUSED
@@ -305,6 +307,7 @@ async def test_what_is_no_jwt_is_told_so(pool: Pool, value: str) -> None:
     assert (await pool.refusal(value))[0] == NOT_A_JWT
 
 
+@pytest.mark.contract("TK-2")
 async def test_a_token_above_8_kib_is_refused_unread(pool: Pool) -> None:
     assert await pool.refusal(pool.token(pad="x" * 8192)) == (REFUSED, "token too long")
 
@@ -386,6 +389,7 @@ async def test_rotation_refuses_nobody_early_and_a_removed_key_within_ten_minute
     await pool.verify(pool.token(*new))
 
 
+@pytest.mark.contract("TK-8")
 async def test_another_key_under_the_same_id_ends_what_the_first_one_signed(pool: Pool) -> None:
     token = pool.token()
     await pool.verify(token)
@@ -408,6 +412,7 @@ async def test_old_keys_serve_a_day_while_the_source_is_down_and_then_nobody_pas
 
 
 # ---------- the person ----------
+@pytest.mark.contract("TK-5")
 async def test_a_caller_has_the_grants_of_the_store_narrowed_by_the_groups_of_the_token(pool: Pool) -> None:
     finance, support = grant("FINANCE", "SENIOR"), grant("SUPPORT", "LEAD")
     board = snapshot(person("ana", finance, support, grant("CITY_OPS", expires_at=NOW)))
@@ -501,6 +506,7 @@ async def test_the_dev_issuers_tokens_carry_the_claims_of_a_user_pool(tmp_path: 
     assert "cognito:groups" not in jwt.decode(dev.token("ana"), options={"verify_signature": False})
 
 
+@pytest.mark.contract("PV-3")
 def test_the_dev_key_is_made_once_and_is_its_users_alone(tmp_path: Path) -> None:
     folder = tmp_path / "keys" / "dev"
     first, second = DevIssuer(folder), DevIssuer(folder)

@@ -89,6 +89,7 @@ def test_a_bad_condition_refuses_the_whole_policy_and_is_named(conditions: str, 
         load(conditions=conditions)
 
 
+@pytest.mark.contract("AZ-9")
 def test_matcher_and_effect_are_constants_of_the_code() -> None:
     for old, new in (
         ("r.act == p.act", "keyMatch(r.act, p.act)"),
@@ -125,6 +126,7 @@ def test_empty_arguments_are_never_allowed() -> None:
     assert policy.explain("SUPPORT", "AGENT", "", "read") == (False, None)
 
 
+@pytest.mark.contract("AZ-9")
 def test_a_deny_overrides_every_allow_of_the_role_and_names_its_line() -> None:
     policy = load(LINES + "p, AUDITOR, AGENT, case, claim, allow,\n")
     assert policy.lines("AUDITOR", "LEAD", "case", "claim") == ()
@@ -188,6 +190,7 @@ def test_the_table_answers_as_casbin_does(lines: list[str], questions: list[tupl
         assert bool(policy.lines(role, tier, *row)) == policy.enforce(role, tier, *row)
 
 
+@pytest.mark.contract("AZ-9")
 def test_the_shipped_table_answers_as_casbin_does_for_every_question() -> None:
     policy = Policy.shipped()
     for role in (*ROLES, SERVICE):

@@ -97,6 +97,7 @@ async def once(server: Server, refund_id: str, request_id: str) -> None:
     assert server.cli("audit", "verify").returncode == 0
 
 
+@pytest.mark.contract("RL-3")
 @pytest.mark.parametrize("crashing", [None], indirect=True)
 async def test_a_server_killed_whole_takes_its_database_along_and_comes_back_with_everything(
     crashing: Server, people: SignIn
@@ -124,6 +125,7 @@ async def test_a_server_killed_whole_takes_its_database_along_and_comes_back_wit
     await once(crashing, pending["refund"]["id"], request["id"])
 
 
+@pytest.mark.contract("RL-1", "ID-2")
 @pytest.mark.parametrize("crashing", [None], indirect=True)
 async def test_killed_between_the_approval_and_its_answer_the_repeat_replays(crashing: Server, people: SignIn) -> None:
     support, senior = await people("support-agent"), await people("finance-senior")
@@ -140,6 +142,7 @@ async def test_killed_between_the_approval_and_its_answer_the_repeat_replays(cra
     await once(crashing, pending["refund"]["id"], pending["approvalRequest"]["id"])
 
 
+@pytest.mark.contract("RL-2")
 @pytest.mark.parametrize("crashing", ["before_numbering"], indirect=True)
 async def test_killed_between_commit_and_delivery_the_subscriber_still_hears_everything_once(
     crashing: Server, people: SignIn
@@ -154,6 +157,7 @@ async def test_killed_between_commit_and_delivery_the_subscriber_still_hears_eve
     assert senior.events["approvals"].empty(), "once"
 
 
+@pytest.mark.contract("RL-2", "ID-3")
 @pytest.mark.slow  # the claim of the killed delivery runs out after 30 seconds
 @pytest.mark.parametrize("crashing", ["after_kernel_effect"], indirect=True)
 async def test_killed_between_the_kernels_effect_and_our_note_the_money_leaves_once(
@@ -173,6 +177,7 @@ async def test_killed_between_the_kernels_effect_and_our_note_the_money_leaves_o
     await once(crashing, pending["refund"]["id"], pending["approvalRequest"]["id"])
 
 
+@pytest.mark.contract("RL-1", "ID-2")
 @pytest.mark.parametrize("crashing", ["after_commit"], indirect=True)
 async def test_killed_after_a_requests_commit_the_same_key_replays_it(crashing: Server, people: SignIn) -> None:
     support = await people("support-agent")

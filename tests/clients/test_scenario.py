@@ -7,6 +7,8 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from tests.clients import operations as op
 from tests.clients.amplify import Person
 from tests.clients.conftest import Server, SignIn
@@ -68,6 +70,7 @@ async def test_an_agent_claims_a_case_reads_it_and_decides_it(sign_in: SignIn) -
     assert (event["caseId"], event["state"], event["version"]) == (case["id"], "RESOLVED", decided["case"]["version"])
 
 
+@pytest.mark.contract("AZ-2", "AZ-5")
 async def test_a_case_of_another_city_is_null_whichever_way_one_asks(sign_in: SignIn) -> None:
     berlin, everywhere = await sign_in("ts-agent-berlin"), await sign_in("ts-agent")
     listed = await everywhere.model(
@@ -200,6 +203,7 @@ async def test_bad_refund_requests_are_refused_with_their_codes(sign_in: SignIn)
     assert (await support.ask(op.GET_LEDGER, orderId="o_1045"))["getOrderLedger"] == ledger, "a refusal changes nothing"
 
 
+@pytest.mark.contract("ID-1")
 async def test_an_idempotency_key_replays_and_is_not_reused(sign_in: SignIn) -> None:
     support = await sign_in("support-agent")
     one = refund_input("o_1048", 150)
@@ -211,6 +215,7 @@ async def test_an_idempotency_key_replays_and_is_not_reused(sign_in: SignIn) -> 
     assert other["errorType"] == "IDEMPOTENCY_KEY_REUSED"
 
 
+@pytest.mark.contract("RL-6", "DC-4")
 async def test_two_approvers_at_the_same_instant_execute_once(sign_in: SignIn) -> None:
     support, one, two = await sign_in("support-agent"), await sign_in("finance-senior"), await sign_in("finance-lead")
     asked = (await support.ask(op.REQUEST_REFUND, input=refund_input("o_1042", 7_000)))["requestRefund"]

@@ -313,6 +313,7 @@ def test_migrations_from_the_shell(empty: Path) -> None:
     assert _run(empty, "migrate", "up").returncode == 0
 
 
+@pytest.mark.contract("PV-3")
 def test_the_doctor_finds_what_is_wrong(home: Home) -> None:
     well = home.run("doctor", "--json")
     findings = json.loads(well.stdout)

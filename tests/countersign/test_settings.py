@@ -68,6 +68,7 @@ def test_dev_issuer_and_real_issuer_do_not_go_together(monkeypatch: pytest.Monke
         load()
 
 
+@pytest.mark.contract("PV-3")
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [

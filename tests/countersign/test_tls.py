@@ -50,6 +50,7 @@ def test_it_is_trusted_for_this_machine(tmp_path: Path, name: str) -> None:
     assert _handshake(made, name, made.authority) == "TLSv1.3"
 
 
+@pytest.mark.contract("PV-3")
 def test_keys_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
     tls.ensure(tmp_path / "tls")
     assert (tmp_path / "tls").stat().st_mode & 0o777 == 0o700

@@ -108,6 +108,7 @@ async def test_database_equals_the_metadata_that_reads_compile_against(shared_da
     assert found == []
 
 
+@pytest.mark.contract("DB-3")
 async def test_bootstrap_repeated_changes_nothing(cluster: Cluster, database: Database) -> None:
     await migrate.bootstrap(cluster.connect_kwargs(), database.name)
     conn = await asyncpg.connect(**database.superuser)

@@ -55,6 +55,7 @@ async def test_without_commit_everything_rolls_back(database: Database, pools: P
         assert not conn.is_in_transaction()
 
 
+@pytest.mark.contract("AU-1")
 async def test_no_commit_without_a_record(database: Database, pools: Pools) -> None:
     pool = await pools("cs_worker", size=1)
     with pytest.raises(ConsoleError) as refusal:
@@ -80,6 +81,7 @@ async def test_a_log_that_refuses_takes_everything_back(database: Database, pool
     assert await _look(database, "SELECT id FROM event") == []
 
 
+@pytest.mark.contract("ID-3")
 async def test_events_and_deliveries_leave_with_the_record(database: Database, pools: Pools) -> None:
     pool = await pools("cs_worker", size=1)
     async with begin(pool, _kept, cities="*") as uow:
@@ -141,6 +143,7 @@ async def test_two_people_on_one_connection_never_see_each_others_rows(database:
     assert await look("berlin", cancel=False) == ["berlin"]
 
 
+@pytest.mark.contract("FC-1")
 async def test_a_database_that_is_gone_is_a_dependency_that_does_not_answer(database: Database, pools: Pools) -> None:
     pool = await pools("cs_app", size=1)
     killer = await asyncpg.connect(**database.superuser)
@@ -154,6 +157,7 @@ async def test_a_database_that_is_gone_is_a_dependency_that_does_not_answer(data
         assert await uow.fetchval("SELECT 1") == 1
 
 
+@pytest.mark.contract("FC-13")
 async def test_a_busy_pool_answers_rate_limited(pools: Pools) -> None:
     pool = await pools("cs_app", size=1)
     async with begin(pool, _kept, cities="*"):

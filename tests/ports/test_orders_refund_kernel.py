@@ -63,6 +63,7 @@ async def test_a_submitted_refund_is_there_once_it_returns(
     assert await world.port.get_refund("rf_none") is None
 
 
+@pytest.mark.contract("ID-3")
 async def test_the_same_key_is_the_same_refund_also_at_once(world: World) -> None:
     made = await asyncio.gather(*(submit(world.port, "o_1") for _ in range(4)))
     assert len(set(made)) == 1

@@ -83,12 +83,14 @@ def test_the_deepest_allowed_document_is_valid() -> None:
     assert documents().operation(NESTED).kind == "query"
 
 
+@pytest.mark.contract("QL-7")
 def test_a_fragment_that_spreads_itself_is_a_validation_error() -> None:
     with pytest.raises(InvalidDocumentError) as error:
         documents().operation("{ ...a } fragment a on Query { ...b } fragment b on Query { ...a }")
     assert "FragmentCycle" in error.value.errors[0]["message"]
 
 
+@pytest.mark.contract("QL-6")
 def test_the_introspection_query_of_graphql_core_passes_the_limits() -> None:
     assert documents().operation(get_introspection_query()).kind == "query"
 
@@ -104,6 +106,7 @@ def test_the_cost_is_the_number_of_objects_that_could_come_back() -> None:
     assert error.value.error_info == {"retryable": False, "limit": "cost", "max": 5000, "cost": 5100}
 
 
+@pytest.mark.contract("QL-11")
 def test_a_list_without_a_limit_costs_the_default() -> None:
     text = "{ listCases(limit: 100) { items { id reports { items { id } } notes { items { id } } timeline { items { at } } } } }"
     with pytest.raises(ConsoleError) as error:
@@ -111,6 +114,7 @@ def test_a_list_without_a_limit_costs_the_default() -> None:
     assert error.value.info["cost"] == 100 + 3 * 100 * 20
 
 
+@pytest.mark.contract("QL-12")
 def test_lists_in_variables_have_at_most_100_items() -> None:
     operation = documents().operation("query($f: ModelCaseFilterInput) { listCases(filter: $f) { nextToken } }")
     with pytest.raises(ConsoleError) as error:

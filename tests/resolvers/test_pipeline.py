@@ -55,6 +55,7 @@ def test_commands_and_mutations_are_one_set() -> None:
         registry.check(name for name in mutation.fields if name != "addNote")
 
 
+@pytest.mark.contract("AZ-5")
 async def test_an_answer_never_depends_on_a_later_check(bench: Bench) -> None:
     """Each attempt breaks all that come later too, and hears of the first alone."""
     await people(bench)
@@ -73,6 +74,7 @@ async def test_an_answer_never_depends_on_a_later_check(bench: Bench) -> None:
     assert await code(bench, AGENT, refund(here, 40_000, key="new", expectedLedgerVersion=9)) == "DISPUTE_OPEN"
 
 
+@pytest.mark.contract("AU-3")
 async def test_each_attempt_leaves_exactly_one_record(bench: Bench) -> None:
     await people(bench)
     order = await factories.ledger(bench.conn)
@@ -106,6 +108,7 @@ class NoLog:
         raise ConsoleError("AUDIT_UNAVAILABLE")
 
 
+@pytest.mark.contract("FC-2", "AU-3")
 async def test_without_the_log_nothing_happens_and_nobody_is_told_why_he_was_refused(bench: Bench) -> None:
     await people(bench)
     order = await factories.ledger(bench.conn)
@@ -116,6 +119,7 @@ async def test_without_the_log_nothing_happens_and_nobody_is_told_why_he_was_ref
     assert (await bench.row("order_ledger", order, column="order_id"))["reserved_minor"] == 0
 
 
+@pytest.mark.contract("AU-1")
 async def test_a_commit_without_a_record_is_refused_by_the_database(bench: Bench) -> None:
     order = await factories.ledger(bench.conn)
     async with bench.app.acquire() as conn:
@@ -125,6 +129,7 @@ async def test_a_commit_without_a_record_is_refused_by_the_database(bench: Bench
                 await conn.execute("UPDATE order_ledger SET reserved_minor = 1 WHERE order_id = $1", order)
 
 
+@pytest.mark.contract("ID-1")
 async def test_a_crash_before_the_commit_leaves_nothing_and_the_retry_executes(bench: Bench) -> None:
     await people(bench)
     order = await factories.ledger(bench.conn)
@@ -135,6 +140,7 @@ async def test_a_crash_before_the_commit_leaves_nothing_and_the_retry_executes(b
     assert (await bench.do(AGENT, "requestRefund", input=refund(order))).outcome == "EXECUTED"
 
 
+@pytest.mark.contract("ID-1", "ID-2")
 async def test_a_crash_after_the_commit_leaves_it_all_and_the_retry_replays(bench: Bench) -> None:
     await people(bench)
     order = await factories.ledger(bench.conn)
@@ -146,6 +152,7 @@ async def test_a_crash_after_the_commit_leaves_it_all_and_the_retry_replays(benc
     assert await count(bench, "refund") == 1
 
 
+@pytest.mark.contract("AU-4")
 async def test_a_client_who_hangs_up_does_not_stop_what_began(bench: Bench) -> None:
     await people(bench)
     order = await factories.ledger(bench.conn)
@@ -167,6 +174,7 @@ async def test_a_client_who_hangs_up_does_not_stop_what_began(bench: Bench) -> N
     assert await count(bench, "refund") == await count(bench, "audit.intake") == 1
 
 
+@pytest.mark.contract("ID-1", "QL-13")
 async def test_the_second_use_of_a_running_key_waits_three_seconds_at_most(bench: Bench) -> None:
     await people(bench)
     order = await factories.ledger(bench.conn)
@@ -186,6 +194,7 @@ async def test_the_second_use_of_a_running_key_waits_three_seconds_at_most(bench
     assert (await bench.do(AGENT, "requestRefund", input=refund(order))).outcome == "REPLAYED"
 
 
+@pytest.mark.contract("ID-1")
 async def test_keys_are_the_callers_own_and_forgotten_after_seven_days(bench: Bench) -> None:
     await people(bench)
     order = await factories.ledger(bench.conn)
@@ -199,6 +208,7 @@ async def test_keys_are_the_callers_own_and_forgotten_after_seven_days(bench: Be
     assert [row["caller_id"] for row in left] == [AGENT]
 
 
+@pytest.mark.contract("AZ-7", "TK-5")
 async def test_a_right_revoked_before_the_statement_is_gone(bench: Bench) -> None:
     await people(bench)
     order = await factories.ledger(bench.conn)
@@ -223,6 +233,7 @@ class Aborting(RequestRefund):
         return await super().execute(act, target, entity_id)
 
 
+@pytest.mark.contract("ID-2")
 @pytest.mark.parametrize(("aborts", "expected"), [(3, "EXECUTED"), (4, "DEPENDENCY_UNAVAILABLE")])
 async def test_certain_aborts_are_repeated_three_times(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, aborts: int, expected: str
@@ -246,6 +257,7 @@ class Buggy(RequestRefund):
         raise LookupError("marker-51c2")
 
 
+@pytest.mark.contract("AU-3", "BR-5")
 async def test_a_bug_is_recorded_without_its_words_and_changes_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +282,7 @@ async def test_a_busy_row_is_a_retryable_refusal_and_recorded(bench: Bench) -> N
     assert record["decision"]["code"] == "DEPENDENCY_UNAVAILABLE"
 
 
+@pytest.mark.contract("DB-1")
 async def test_row_level_security_holds_where_the_first_line_is_removed(
     bench: Bench,
 ) -> None:

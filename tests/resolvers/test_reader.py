@@ -234,6 +234,7 @@ async def test_a_denied_list_that_may_not_be_null_takes_the_answer_with_it(on: S
     assert [error["errorType"] for error in answer.errors] == ["Unauthorized"]
 
 
+@pytest.mark.contract("AZ-7")
 async def test_a_stale_snapshot_shows_nothing(on: Stage) -> None:
     agent = await f.staff(on.conn, "SUPPORT")
     await f.case(on.conn)
@@ -315,6 +316,7 @@ async def test_a_payload_is_read_by_the_ids_of_the_result(on: Stage) -> None:
     }
 
 
+@pytest.mark.contract("AZ-2")
 async def test_a_payload_does_not_show_what_its_reader_may_not_see(on: Stage) -> None:
     berliner = await f.staff(on.conn, "SUPPORT", cities=("berlin",))
     decision_case = await f.case(on.conn)

@@ -140,6 +140,7 @@ async def test_two_selections_of_the_items_do_not_mix(on: Stage, agent: str) -> 
     assert only["listCases"]["nextToken"]
 
 
+@pytest.mark.contract("AZ-6")
 async def test_a_token_is_for_its_caller_filter_and_time(on: Stage, agent: str) -> None:
     token = (await on.data(agent, PAGES, n=1, f={"priority": {"ge": 1}}))["listCases"]["nextToken"]
     colleague = await f.staff(on.conn, "SUPPORT", cities=("lagos",))
@@ -216,6 +217,7 @@ FILTERS: list[tuple[dict[str, Any], set[int]]] = [
 ]
 
 
+@pytest.mark.contract("DB-4")
 @pytest.mark.parametrize(("given", "expected"), FILTERS)
 async def test_filters_are_amplifys(on: Stage, agent: str, given: dict[str, Any], expected: set[int]) -> None:
     page = (await on.data(agent, PAGES, n=100, f=given))["listCases"]

@@ -155,6 +155,7 @@ async def test_every_alias_stands_in_one_from(on: Stage, people: dict[str, str],
         assert "," not in clause, clause
 
 
+@pytest.mark.contract("DB-4")
 async def test_no_text_of_the_client_is_in_a_statement(on: Stage, people: dict[str, str]) -> None:
     text = """{ a: getCase(id: "MARKER'1") { id } listCases(filter: { id: { contains: "MARKER2" }, priority: { in: [424242] }, createdAt: { gt: "2001-02-03T04:05:06Z" } }) { items { id } }
       listAudit(text: "MARKER3") { items { id } } }"""

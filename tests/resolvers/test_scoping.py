@@ -69,6 +69,7 @@ async def test_out_of_scope_is_answered_like_absent_with_the_same_number_of_stat
     assert answers[0] == answers[1] == ({"getCase": None}, [], 1, (), 0)
 
 
+@pytest.mark.contract("AZ-2", "AZ-6")
 async def test_nested_lists_are_filtered_like_the_roots(on: Stage) -> None:
     """A subject's decisions of a category that the reader's grant does not name are not there, and not counted."""
     broad = await f.staff(on.conn, "TRUST_SAFETY", cities=("nara",))
@@ -85,6 +86,7 @@ async def test_nested_lists_are_filtered_like_the_roots(on: Stage) -> None:
     assert less == {"openCaseCount": 1, "decisions": {"items": [{"id": both[0]}], "nextToken": None}}
 
 
+@pytest.mark.contract("AZ-6")
 async def test_has_more_is_said_after_filtering(on: Stage) -> None:
     narrow = await f.staff(on.conn, "SUPPORT", cities=("uji",), categories=("SFW",))
     mine = await f.case(on.conn, city_id="uji")
@@ -134,6 +136,7 @@ async def test_a_row_without_a_city_is_for_those_who_see_every_city(on: Stage) -
     assert await on.data(everywhere, text, id=case) == {"getCase": {"id": case, "cityId": None}}
 
 
+@pytest.mark.contract("AZ-6")
 async def test_a_queue_is_seen_where_its_cities_and_categories_overlap_and_counts_what_is_seen(on: Stage) -> None:
     queue = await f.queue(on.conn, city_ids=("beja", "evora"), categories=("SFW", "NSFW"))
     nowhere = await f.queue(on.conn, city_ids=(), categories=("SFW",))
@@ -154,6 +157,7 @@ async def test_a_queue_is_seen_where_its_cities_and_categories_overlap_and_count
     assert await on.data(other, text, id=queue) == {"getQueue": None}
 
 
+@pytest.mark.contract("DB-1")
 async def test_row_level_security_holds_where_a_predicate_would_not(on: Stage) -> None:
     """The context of a statement is the union of the caller's cities, and gone after it."""
     await f.case(on.conn, city_id="tomar")
@@ -299,6 +303,7 @@ async def test_an_approval_shows_votes_money_and_reason(on: Stage) -> None:
 
 
 # ---------- figures ----------
+@pytest.mark.contract("AZ-6")
 async def test_figures_about_few_votes_are_for_the_two_and_their_lead(on: Stage) -> None:
     p = await approvals_of(on, "delft")
     for _ in range(6):
@@ -365,6 +370,7 @@ async def test_everyone_finds_his_own_records_leads_their_teams_and_auditors_all
 
 
 # ---------- hints ----------
+@pytest.mark.contract("AZ-10")
 async def test_hints_say_what_an_attempt_would_hear(on: Stage) -> None:
     senior = await f.staff(on.conn, "SUPPORT", "SENIOR", cities=("bath",))
     agent = await f.staff(on.conn, "SUPPORT", cities=("bath",))

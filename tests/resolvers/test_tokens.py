@@ -31,10 +31,12 @@ def test_two_tokens_of_one_place_look_different() -> None:
     assert tokens().seal(CURSOR, PLACE) != tokens().seal(CURSOR, PLACE)
 
 
+@pytest.mark.contract("AZ-6")
 def test_nothing_of_the_sort_key_can_be_read_in_it() -> None:
     assert "case_1" not in tokens().seal(CURSOR, PLACE)
 
 
+@pytest.mark.contract("AZ-6")
 def test_every_single_changed_character_is_noticed() -> None:
     token = tokens().seal(CURSOR, PLACE)
     for position, character in enumerate(token):
@@ -42,17 +44,20 @@ def test_every_single_changed_character_is_noticed() -> None:
         assert refused(tokens(), token[:position] + other + token[position + 1 :])
 
 
+@pytest.mark.contract("AZ-6")
 @pytest.mark.parametrize("change", [{"caller": "st_2"}, {"field": "Query.listReports"}, {"digest": "other"}])
 def test_it_is_worth_nothing_to_another_caller_field_or_filter(change: dict[str, str]) -> None:
     assert refused(tokens(), tokens().seal(CURSOR, PLACE), replace(PLACE, **change))
 
 
+@pytest.mark.contract("AZ-6")
 def test_it_lives_one_hour() -> None:
     token = tokens(1000).seal(CURSOR, PLACE)
     assert tokens(1000 + LIFETIME_SECONDS - 1).open(token, PLACE) == CURSOR
     assert refused(tokens(1000 + LIFETIME_SECONDS), token)
 
 
+@pytest.mark.contract("PV-3")
 def test_tokens_of_the_previous_key_open_until_it_is_removed() -> None:
     old = tokens().seal(CURSOR, PLACE)
     both = {"k1": b"\1" * 32, "k2": b"\2" * 32}

@@ -87,6 +87,7 @@ async def test_an_answer_that_comes_late_settles_then(bench: Bench) -> None:
     assert await late.worker.settle() == 0
 
 
+@pytest.mark.contract("ID-3")
 async def test_an_answer_said_twice_counts_once(bench: Bench) -> None:
     refund_id = await approved(bench)
     await bench.anchor_all()
@@ -117,6 +118,7 @@ async def test_an_answer_that_comes_before_our_note_is_noted_and_the_delivery_ma
     assert await stands(bench, refund_id) == ("SUCCEEDED", 0, 1_000)
 
 
+@pytest.mark.contract("ID-3")
 async def test_a_crash_between_the_effect_and_our_note_repeats_the_call_and_not_the_effect(bench: Bench) -> None:
     refund_id = await approved(bench)
     await bench.anchor_all()
@@ -128,6 +130,7 @@ async def test_a_crash_between_the_effect_and_our_note_repeats_the_call_and_not_
     assert await bench.conn.fetchval("SELECT count(*) FROM kernel_refund") == 1
 
 
+@pytest.mark.contract("ID-3")
 async def test_two_workers_share_the_outbox_without_meeting(bench: Bench) -> None:
     refunds = [await approved(bench, key=f"k{n}", amount=100) for n in range(6)]
     await bench.anchor_all()
@@ -164,6 +167,7 @@ def with_kernel(bench: Bench, kernel: Kernel, breaker: Breaker | None = None) ->
     return Deliveries(bench.background, bench.worker._pipeline, kernel, breaker=breaker or Breaker(limit=99))
 
 
+@pytest.mark.contract("FC-11")
 async def test_a_port_that_is_away_is_tried_again_later_each_time(bench: Bench) -> None:
     refund_id = await approved(bench)
     await bench.anchor_all()
@@ -195,6 +199,7 @@ async def test_a_port_that_refuses_is_not_asked_again(bench: Bench) -> None:
     assert (row["state"], row["attempts"], row["last_error_code"]) == ("DEAD", 1, "KEY_REUSED")
 
 
+@pytest.mark.contract("FC-11")
 async def test_the_circuit_opens_after_five_failures_and_probes(bench: Bench) -> None:
     await approved(bench)
     await bench.anchor_all()
@@ -211,6 +216,7 @@ async def test_the_circuit_opens_after_five_failures_and_probes(bench: Bench) ->
 
 
 # ---------- events ----------
+@pytest.mark.contract("ID-3")
 async def test_positions_are_given_after_the_commit_without_gaps(bench: Bench) -> None:
     await approved(bench)
 
@@ -246,6 +252,7 @@ def _record(id_: str) -> dict[str, Any]:
     )  # fmt: skip
 
 
+@pytest.mark.contract("ID-3")
 async def test_two_sequencers_never_number_twice_and_the_hub_hears_the_highest(bench: Bench) -> None:
     heard: list[str] = []
     listener = await asyncpg.connect(**bench.database.as_role("cs_app"))

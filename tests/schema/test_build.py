@@ -9,7 +9,8 @@ from importlib.resources import files
 import pytest
 from graphql import GraphQLNonNull, GraphQLObjectType, build_schema, get_named_type, parse
 
-from schema.build import Console, Listable, assemble, console
+from schema.build import assemble, console
+from schema.console import Console, Listable
 from schema.directives import FieldRules, ScopeRule
 
 ROOT = str(files("schema").joinpath(".."))
@@ -46,6 +47,7 @@ def test_the_schema_is_built_once() -> None:
     assert console() is console()
 
 
+@pytest.mark.contract("AZ-1")
 def test_every_field_of_every_type_has_rules() -> None:
     built = console()
     fields = {(t.name, name) for t in built.objects() for name in t.fields}

@@ -7,8 +7,9 @@ import strawberry
 from strawberry import ID
 
 from schema import build
-from schema.build import Console, assemble, lint, lint_payloads
+from schema.build import assemble
 from schema.common import AuditRef, Outcome, ReasonInput
+from schema.console import Console
 from schema.directives import (
     IDEMPOTENT,
     INHERIT,
@@ -21,6 +22,7 @@ from schema.directives import (
     subscribes,
 )
 from schema.fields import marked, signature
+from schema.lint import lint, lint_payloads
 
 READ = audited("thing.read", read=True)
 ROW = policy("thing", "read")
@@ -91,10 +93,12 @@ def test_a_sound_schema_has_no_finding() -> None:
     assert findings(assemble([Query], [Mutation])) == []
 
 
+@pytest.mark.contract("AZ-1")
 def test_the_shipped_schema_has_no_finding() -> None:
     assert findings(build.console(), keys=("refund.request", "case.decide")) == []
 
 
+@pytest.mark.contract("AZ-1")
 def test_a_field_without_any_rule_is_named() -> None:
     @strawberry.type
     class Bare:
@@ -107,6 +111,7 @@ def test_a_field_without_any_rule_is_named() -> None:
     assert of_query(bare) == ["Bare.id: no @policy, @inherit or @self, so nothing says who may read it"]
 
 
+@pytest.mark.contract("AZ-1")
 def test_a_field_with_two_rules_is_named() -> None:
     @strawberry.type(directives=[ROW])
     class Torn:
@@ -128,6 +133,7 @@ def test_a_row_that_nobody_holds_is_named_at_every_field() -> None:
     ]
 
 
+@pytest.mark.contract("AZ-1")
 def test_a_root_field_cannot_inherit() -> None:
     @signature(INHERIT, READ)
     def thing(self: object) -> Thing | None: ...
@@ -135,6 +141,7 @@ def test_a_root_field_cannot_inherit() -> None:
     assert of_query(thing) == ["Query.field0: @inherit, but the path Query.field0 passes no @policy"]
 
 
+@pytest.mark.contract("AZ-1")
 def test_inherit_is_refused_where_one_of_two_paths_passes_no_row() -> None:
     @strawberry.type(directives=[INHERIT])
     class Middle:
@@ -160,6 +167,7 @@ def test_inherit_is_legal_behind_the_callers_own_row() -> None:
     assert of_query(mine) == []
 
 
+@pytest.mark.contract("AZ-1")
 def test_a_union_is_no_way_around_a_row() -> None:
     @signature(INHERIT, READ)
     def either(self: object) -> Annotated[Union[Part, Thing], strawberry.union("Either")] | None: ...  # noqa: UP007
@@ -167,6 +175,7 @@ def test_a_union_is_no_way_around_a_row() -> None:
     assert "Part.id: @inherit, but the path Query.field0.id passes no @policy" in of_query(either)
 
 
+@pytest.mark.contract("AZ-1")
 def test_an_interface_is_no_way_around_a_row() -> None:
     @strawberry.interface
     class Node:
@@ -185,6 +194,7 @@ def test_an_interface_is_no_way_around_a_row() -> None:
     assert "Leaf.secret: @inherit, but the path Query.field0.secret passes no @policy" in of_query(node, leaf)
 
 
+@pytest.mark.contract("AZ-1")
 def test_a_mutation_without_an_audit_action_is_named() -> None:
     @signature(policy("thing", "act"), reasoned(ReasonList.DECIDE), IDEMPOTENT)
     def act(self: object, input: ThingInput) -> ThingPayload: ...
@@ -206,6 +216,7 @@ def test_a_query_recorded_as_a_write_is_named() -> None:
     assert of_query(thing) == ["Query.field0: a query only reads, but @audited says read: false"]
 
 
+@pytest.mark.contract("AZ-1")
 def test_dual_control_without_an_approval_policy_is_named() -> None:
     @signature(*ACTS, dual_control("thing.act"))
     def act(self: object, input: ThingInput) -> ThingPayload: ...

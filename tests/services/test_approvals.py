@@ -50,6 +50,7 @@ async def states(bench: Bench, request: Any) -> tuple[str, str, str | None, str,
     return row["state"], row["execution"], row["invalidated_because"], refund["state"], ledger["reserved_minor"]
 
 
+@pytest.mark.contract("DC-1")
 async def test_the_payload_binds_arguments_target_requester_and_policy(bench: Bench) -> None:
     await people(bench)
     request = await asked(bench)
@@ -76,6 +77,7 @@ async def test_who_may_not_vote_hears_why_or_nothing(bench: Bench) -> None:
     assert (await vote(bench, LEAD, request)).outcome == "EXECUTED"
 
 
+@pytest.mark.contract("DC-2")
 async def test_another_vote_of_the_same_person_is_refused_until_the_first_is_withdrawn(bench: Bench) -> None:
     await people(bench)
     requester = await factories.staff(bench.conn, "FINANCE", "AGENT")
@@ -92,6 +94,7 @@ async def test_another_vote_of_the_same_person_is_refused_until_the_first_is_wit
     assert (await states(bench, request))[0] == "REJECTED"
 
 
+@pytest.mark.contract("DC-3")
 async def test_a_voter_who_lost_the_right_does_not_count_and_the_request_waits_on(bench: Bench) -> None:
     await people(bench)
     requester = await factories.staff(bench.conn, "FINANCE", "AGENT")
@@ -105,6 +108,7 @@ async def test_a_voter_who_lost_the_right_does_not_count_and_the_request_waits_o
     assert await bench.conn.fetchval("SELECT count(*) FROM outbox") == 0
 
 
+@pytest.mark.contract("DC-3")
 async def test_a_requester_who_lost_the_right_invalidates_his_request(bench: Bench) -> None:
     await people(bench)
     request = await asked(bench)
@@ -116,6 +120,7 @@ async def test_a_requester_who_lost_the_right_invalidates_his_request(bench: Ben
     assert (failed["cause"], failed["approval"]["request"]) == (voted["id"], request["id"])
 
 
+@pytest.mark.contract("DC-3")
 async def test_a_changed_policy_file_invalidates(bench: Bench) -> None:
     await people(bench)
     request = await asked(bench)
@@ -126,6 +131,7 @@ async def test_a_changed_policy_file_invalidates(bench: Bench) -> None:
     assert await states(bench, request) == ("INVALIDATED", "NOT_STARTED", "POLICY_CHANGED", "CANCELED", 0)
 
 
+@pytest.mark.contract("DC-3")
 async def test_a_dispute_opened_meanwhile_invalidates(bench: Bench) -> None:
     await people(bench)
     request = await asked(bench)
@@ -161,6 +167,7 @@ async def test_what_breaks_leaves_it_approved_and_retryable_by_the_requester(
     assert await states(bench, request) == ("APPROVED", "EXECUTED", None, "APPROVED", 12_000)
 
 
+@pytest.mark.contract("DC-7")
 async def test_a_retry_after_a_broken_quorum_waits_for_votes_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +185,7 @@ async def test_a_retry_after_a_broken_quorum_waits_for_votes_again(
     assert (await states(bench, request))[1] == "EXECUTED"
 
 
+@pytest.mark.contract("DC-3")
 async def test_silence_is_refusal_and_frees_the_sum(bench: Bench) -> None:
     await people(bench)
     request = await asked(bench)
@@ -202,6 +210,7 @@ async def test_those_who_may_still_vote_are_warned_once(bench: Bench) -> None:
     assert alert["recipient_ids"] == [FINANCE_2, LEAD]
 
 
+@pytest.mark.contract("DC-3")
 async def test_an_execution_that_never_came_expires_by_the_second_clock(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ async def test_the_next_case_is_the_most_urgent_one_that_the_caller_may_claim(be
     )
 
 
+@pytest.mark.contract("DB-5")
 async def test_claims_that_race_never_meet(bench: Bench) -> None:
     await people(bench)
     queue = await factories.queue(bench.conn)
@@ -86,6 +87,7 @@ async def test_claims_that_race_never_meet(bench: Bench) -> None:
     assert len({t.refs["case"] for t in taken}) == 4
 
 
+@pytest.mark.contract("DB-5")
 async def test_one_case_wanted_by_two_goes_to_one(bench: Bench) -> None:
     await people(bench)
     case_id = await factories.case(bench.conn)
@@ -99,6 +101,7 @@ async def test_one_case_wanted_by_two_goes_to_one(bench: Bench) -> None:
     assert sorted(await asyncio.gather(claim(AGENT), claim(OTHER))) == ["CASE_CLAIMED", "EXECUTED"]
 
 
+@pytest.mark.contract("DB-5")
 async def test_five_leases_and_no_more_also_at_once(bench: Bench) -> None:
     await people(bench)
     queue = await factories.queue(bench.conn)
@@ -148,6 +151,7 @@ async def test_nobody_works_on_his_own_account(bench: Bench) -> None:
     assert (await refused(bench, AGENT, "submitReport", input=wanted)).code == "SELF_SUBJECT"
 
 
+@pytest.mark.contract("AZ-5")
 async def test_another_city_is_as_if_absent(bench: Bench) -> None:
     await people(bench)
     there = await factories.case(bench.conn, city_id="berlin")
@@ -307,6 +311,7 @@ async def test_a_report_opens_a_case_and_the_next_one_attaches(bench: Bench) -> 
     assert (await refused(bench, AGENT, "submitReport", input=report("2", "NO_SUCH", "u1"))).code == "BAD_REQUEST"
 
 
+@pytest.mark.contract("DB-5")
 async def test_reports_at_once_open_one_case(bench: Bench) -> None:
     await people(bench)
     subject = await factories.subject(bench.conn)
@@ -317,6 +322,7 @@ async def test_reports_at_once_open_one_case(bench: Bench) -> None:
     assert await bench.conn.fetchval("SELECT count(*) FROM report WHERE subject_id = $1", subject) == 4
 
 
+@pytest.mark.contract("PV-1")
 async def test_free_text_never_stands_in_the_log(bench: Bench) -> None:
     await people(bench)
     subject = await factories.subject(bench.conn)

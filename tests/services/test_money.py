@@ -107,6 +107,7 @@ async def test_a_refund_above_the_ceiling_waits_and_executes_once_with_the_secon
     ]
 
 
+@pytest.mark.contract("DC-2")
 async def test_nobody_approves_his_own_request(bench: Bench) -> None:
     await people(bench)
     order = await factories.ledger(bench.conn, captured_minor=200_000)
@@ -125,6 +126,7 @@ async def test_nobody_approves_his_own_request(bench: Bench) -> None:
     assert (await bench.records())[-1]["decision"]["verdict"] == "DENIED"
 
 
+@pytest.mark.contract("DC-4")
 async def test_two_approvers_at_once_execute_once(bench: Bench) -> None:
     await people(bench)
     order = await factories.ledger(bench.conn, captured_minor=20_000)
@@ -156,6 +158,7 @@ async def test_the_same_vote_again_is_the_stored_result_also_after_the_execution
     assert await bench.conn.fetchval("SELECT count(*) FROM approval_vote") == 1
 
 
+@pytest.mark.contract("DC-1")
 async def test_a_vote_on_another_payload_is_refused(bench: Bench) -> None:
     await people(bench)
     order = await factories.ledger(bench.conn, captured_minor=20_000)
@@ -179,6 +182,7 @@ async def test_one_rejection_ends_the_request_and_frees_the_sum(bench: Bench) ->
     assert (await bench.row("approval_request", asked.refs["approvalRequest"]))["state"] == "REJECTED"
 
 
+@pytest.mark.contract("ID-1")
 async def test_the_same_key_and_arguments_replay_and_other_arguments_are_refused(bench: Bench) -> None:
     await people(bench)
     order = await factories.ledger(bench.conn, captured_minor=10_000)
@@ -192,6 +196,7 @@ async def test_the_same_key_and_arguments_replay_and_other_arguments_are_refused
     assert (await bench.row("order_ledger", order, column="order_id"))["reserved_minor"] == 1_000
 
 
+@pytest.mark.contract("ID-1")
 async def test_two_equal_requests_at_once_have_one_effect(bench: Bench) -> None:
     await people(bench)
     order = await factories.ledger(bench.conn, captured_minor=10_000)
@@ -235,6 +240,7 @@ async def test_a_refund_is_refused_by_its_code_and_nothing_but_the_attempt_is_le
     assert (record["decision"]["verdict"], record["decision"]["code"]) == ("DENIED" if denied else "FAILED", code)
 
 
+@pytest.mark.contract("AZ-5")
 async def test_another_city_is_as_if_absent(bench: Bench) -> None:
     await people(bench)
     order = await factories.ledger(bench.conn, city_id="berlin")
@@ -256,6 +262,7 @@ async def test_a_dispute_holds_the_charge(bench: Bench) -> None:
     assert (await refused(bench, People.agent, "requestRefund", input=refund(order, 1_000))).code == "DISPUTE_OPEN"
 
 
+@pytest.mark.contract("DC-5")
 async def test_small_refunds_on_two_orders_of_one_buyer_add_up(bench: Bench) -> None:
     await people(bench)
     first = await factories.ledger(bench.conn, buyer_id="buyer_9")
@@ -269,6 +276,7 @@ async def test_small_refunds_on_two_orders_of_one_buyer_add_up(bench: Bench) -> 
     assert (request["amount_minor"], request["window_sum_minor"]) == (200, 5_100)
 
 
+@pytest.mark.contract("DC-5", "DB-5")
 async def test_two_orders_of_one_buyer_at_once_do_not_both_pass_alone(bench: Bench) -> None:
     await people(bench)
     first = await factories.ledger(bench.conn, buyer_id="buyer_9")
@@ -278,6 +286,31 @@ async def test_two_orders_of_one_buyer_at_once_do_not_both_pass_alone(bench: Ben
         bench.do(People.agent, "requestRefund", input=refund(second, 3_000, key="b")),
     )
     assert sorted(a.outcome for a in answers) == ["EXECUTED", "PENDING_APPROVAL"]
+
+
+@pytest.mark.contract("DC-5", "DC-7")
+@pytest.mark.parametrize("elsewhere", ["berlin", None])
+async def test_who_the_buyer_is_does_not_depend_on_the_cities_of_the_asker(bench: Bench, elsewhere: str | None) -> None:
+    await people(bench)
+    await factories.staff(bench.conn, "SUPPORT", "AGENT", id="st_local", cities=("lisbon",))
+    await factories.subject(bench.conn, id="buyer_self", city_id=elsewhere, staff_id="st_local")
+    await factories.subject(bench.conn, id="buyer_known", city_id=elsewhere, protected_tags=["HIGH_PROFILE"])
+    own = await factories.ledger(bench.conn, buyer_id="buyer_self")
+    protected = await factories.ledger(bench.conn, buyer_id="buyer_known")
+    assert (await refused(bench, "st_local", "requestRefund", input=refund(own, 100))).code == "SELF_SUBJECT"
+    done = await bench.do("st_local", "requestRefund", input=refund(protected, 100, key="k2"))
+    assert done.outcome == "PENDING_APPROVAL"
+
+
+@pytest.mark.contract("DC-5")
+async def test_refunds_in_a_city_one_no_longer_holds_still_add_up(bench: Bench) -> None:
+    await people(bench)
+    await factories.staff(bench.conn, "SUPPORT", "AGENT", id="st_moved", cities=("lisbon", "berlin"))
+    first = await factories.ledger(bench.conn, buyer_id="buyer_9", city_id="berlin")
+    second = await factories.ledger(bench.conn, buyer_id="buyer_9", city_id="lisbon")
+    assert (await bench.do("st_moved", "requestRefund", input=refund(first, 4_900, key="a"))).outcome == "EXECUTED"
+    await bench.conn.execute("UPDATE staff_grant SET city_ids = '{lisbon}' WHERE staff_id = 'st_moved'")
+    assert (await bench.do("st_moved", "requestRefund", input=refund(second, 200, key="b"))).outcome == "PENDING_APPROVAL"
 
 
 async def test_goodwill_beyond_its_bound_needs_a_second_person(bench: Bench) -> None:
@@ -305,6 +338,7 @@ async def test_a_large_refund_needs_two_with_a_finance_lead(bench: Bench) -> Non
     assert (await bench.row("approval_request", request_id))["execution"] == "EXECUTED"
 
 
+@pytest.mark.contract("DC-9")
 async def test_too_small_a_pool_is_said_at_once(bench: Bench) -> None:
     await factories.staff(bench.conn, "SUPPORT", "AGENT", id=People.agent)
     order = await factories.ledger(bench.conn, captured_minor=20_000)

@@ -22,6 +22,7 @@ def cells(states: tuple[str, ...], table: Mapping[tuple[str, str], str]) -> list
     return list(product(states, sorted({event for _, event in table})))
 
 
+@pytest.mark.contract("PT-2")
 @pytest.mark.parametrize(
     ("aggregate", "states", "table"),
     [
@@ -42,6 +43,7 @@ def test_every_cell_moves_as_its_table_says_or_is_refused(
                 cases.next_state(aggregate, state, event)
 
 
+@pytest.mark.contract("PT-2")
 def test_every_cell_of_the_refund_table() -> None:
     for state, event in cells(money.STATES, money.REFUND):
         if (state, event) in money.REFUND:
@@ -58,6 +60,7 @@ def test_terminal_states_have_no_way_out_and_the_others_have_one() -> None:
     assert {s for s, _ in cases.CASE} == set(cases.CASE_STATES) - {"CLOSED"}
 
 
+@pytest.mark.contract("PT-2")
 @pytest.mark.parametrize(("state", "answer"), list(product(money.STATES, money.ANSWERS)))
 def test_a_kernel_answer_moves_no_terminal_state_and_nothing_twice(state: str, answer: str) -> None:
     moved = money.answered(state, answer)
