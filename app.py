@@ -6,6 +6,7 @@ Everything that a process needs is made here and handed down; nothing below impo
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -42,12 +43,15 @@ from resolvers.rest import Probe, Readiness, Routes, database_probe, healthz, jw
 from resolvers.startup import findings
 from resolvers.tokens import Tokens
 from schema.build import console
+from schema.errors import ConsoleError
 
 if TYPE_CHECKING:
     import asyncpg
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from resolvers.pipeline import Fault
+
+logger = logging.getLogger("countersign.audit")
 
 _STALE_LOG_SECONDS = 60.0  # security-contract FC-3: not ready when the oldest record waits longer for its anchor
 
@@ -177,6 +181,7 @@ async def run_background(settings: Settings, stop: asyncio.Event) -> None:
     from resolvers.deliveries import Deliveries
     from resolvers.worker import Worker
     from services.adapters.kernel_embedded import EmbeddedKernel
+    from services.alerts.chain import AlarmInput
 
     fault = _fault(settings)
     audit_limits = AuditLimits(unanchored_seconds=settings.max_unanchored_seconds, intake_rows=settings.max_intake_rows)
@@ -199,12 +204,21 @@ async def run_background(settings: Settings, stop: asyncio.Event) -> None:
         deliveries = Deliveries(pool, pipeline, EmbeddedKernel(pool), fault=fault)
         worker = Worker(pool, pipeline, deliveries, listen=settings.dsn("cs_worker"), fault=fault)
         signer = Signer.open(settings.signer_path, settings.audit_origin, create=settings.makes_keys)
+
+        async def alarm(code: str, text: str) -> None:
+            logger.error("audit alarm %s: %s", code, text)
+            try:
+                await pipeline.system("audit.alarm", AlarmInput(code, text))
+            except ConsoleError as error:  # sealing goes on: the log line stands, and readiness says what is wrong
+                logger.error("the alarm was not delivered: %s", error.code)  # noqa: TRY400 - the code says it
+
         sealer = Sealer(
             settings.dsn("cs_sealer"),
             keys=keys,
             signer=signer,
             anchor=DirectoryAnchor(settings.anchor_dir),
             writer=writer,
+            alarm=alarm,
         )
         stack.push_async_callback(sealer.close)
         async with asyncio.TaskGroup() as group:

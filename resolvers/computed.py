@@ -17,6 +17,7 @@ from authz.caller import Grant
 from authz.conditions import Fact
 from authz.scope import NO_MONEY, UNSCOPED, ceilings, grant_facts
 from resolvers.labels import NEED
+from schema.build import console
 from schema.errors import ConsoleError
 from services.approvals.request import bound
 from services.cases import rules as case_rules
@@ -53,18 +54,17 @@ def needed(row: Row) -> dict[str, Any]:
 # ---------- hints ----------
 @dataclass(frozen=True)
 class _Hint:
+    """One mutation as a hint. Its row, reason list and approval key are what the schema says of the mutation."""
+
     mutation: str
-    right: tuple[str, str]
-    reason: str | None
     check: Callable[[Caller, Row], None]  # raises the refusal of the attempt
     facts: Mapping[str, Fact] = field(default_factory=dict)  # of the mildest form
-    key: str | None = None  # of the approval policies
 
     def ask(self, binding: Binding, row: Row, facts: Mapping[str, Fact], *, protected: bool) -> dict[str, Any]:
-        caller, snapshot = binding.caller, binding.snapshot
+        caller, snapshot, rule = binding.caller, binding.snapshot, console().rules["Mutation", self.mutation]
         known = {**facts, **self.facts}
         category = row.get("content_category", UNSCOPED)
-        verdict = snapshot.permits(caller.grants, *self.right, known, city_id=row["city_id"], category=category)
+        verdict = snapshot.permits(caller.grants, *rule.row, known, city_id=row["city_id"], category=category)
         code = None if verdict.allowed else verdict.code
         requirement = None
         if code is None:
@@ -72,15 +72,15 @@ class _Hint:
                 self.check(caller, row)
             except ConsoleError as error:
                 code = error.code
-        if code is None and self.key and verdict.grant:
+        if code is None and rule.dual and verdict.grant:
             requirement = dual_control.required(
-                self.key, {**known, **grant_facts(verdict.grant)}, protected, book=snapshot.policy.approvals
+                rule.dual[0], {**known, **grant_facts(verdict.grant)}, protected, book=snapshot.policy.approvals
             )
         return {
-            "action": ".".join(self.right),
+            "action": rule.record_action,
             "allowed": code is None,
-            "needsReason": self.reason is not None,
-            "reasonList": self.reason,
+            "needsReason": rule.reason is not None,
+            "reasonList": rule.reason,
             "needsApproval": requirement is not None,
             "approvals": requirement.approvals if requirement else 0,
             "approverRoles": list(requirement.approver_roles) if requirement else [],
@@ -97,15 +97,8 @@ def _step(field: str, event: str) -> Callable[[Caller, Row], None]:
 
     def check(caller: Caller, row: Row) -> None:
         _shown(caller, row, field)
-        claimed = row["state"] == "CLAIMED"
-        if ("CLAIMED", event) in case_rules.CASE and (claimed or (row["state"], event) not in case_rules.CASE):
-            mine = row["assignee_id"] == caller.id
-            case_rules.check_lease(row, caller.id, row["lease_token"] if mine else None, row["now"])
-        case_rules.next_state("case", row["state"], event)
-        if event == "reopen" and (
-            row["resolved_at"] is None or row["resolved_at"] + case_rules.REOPEN_WITHIN <= row["now"]
-        ):
-            raise ConsoleError("INVALID_TRANSITION")
+        token = row["lease_token"] if row["assignee_id"] == caller.id else None
+        case_rules.check_step(row, event, caller.id, token, row["now"])
 
     return check
 
@@ -113,8 +106,7 @@ def _step(field: str, event: str) -> Callable[[Caller, Row], None]:
 def _shown(caller: Caller, row: Row, field: str) -> None:
     if row["subject_staff_id"] == caller.id:
         raise ConsoleError("SELF_SUBJECT")
-    if field in row["hidden_actions"]:
-        raise ConsoleError("INVALID_TRANSITION")
+    case_rules.check_shown(row, field)
 
 
 def _claim(caller: Caller, row: Row) -> None:
@@ -142,45 +134,29 @@ _MILDEST_REFUND: Final[Mapping[str, Fact]] = MappingProxyType(
 )
 
 _CASE: Final = (
-    _Hint("claimCase", ("case", "claim"), None, _claim),
-    _Hint("releaseCase", ("case", "claim"), "ROUTING", _step("releaseCase", "release")),
-    _Hint("skipCase", ("case", "skip"), "ROUTING", _step("skipCase", "skip")),
-    _Hint("escalateCase", ("case", "escalate"), "ROUTING", _step("escalateCase", "escalate")),
-    _Hint("resolveCase", ("case", "resolve"), "DECIDE", _step("resolveCase", "resolve")),
-    _Hint("reopenCase", ("case", "route"), "REVERSE", _step("reopenCase", "reopen")),
-    _Hint("addNote", ("case", "note"), None, _note),
-    _Hint("decideCase", ("case", "decide"), "DECIDE", _step("decideCase", "decide"), _MILDEST_DECISION, "case.decide"),
+    _Hint("claimCase", _claim),
+    _Hint("releaseCase", _step("releaseCase", "release")),
+    _Hint("skipCase", _step("skipCase", "skip")),
+    _Hint("escalateCase", _step("escalateCase", "escalate")),
+    _Hint("resolveCase", _step("resolveCase", "resolve")),
+    _Hint("reopenCase", _step("reopenCase", "reopen")),
+    _Hint("addNote", _note),
+    _Hint("decideCase", _step("decideCase", "decide"), _MILDEST_DECISION),
 )
-# Two mutations share a row with another one: the hint is named after the audit action instead.
-_NAMES: Final = MappingProxyType({"releaseCase": "case.release", "reopenCase": "case.reopen"})
 
 
 def case_actions(binding: Binding, row: Row) -> list[dict[str, Any]]:
     """What the caller may do with a case as it stands."""
     case = {name: _at(value) if name.endswith(("_at", "now")) else value for name, value in needed(row).items()}
-    held = (
-        case["state"] == "CLAIMED"
-        and case["assignee_id"] == binding.caller.id
-        and case["lease_expires_at"] > case["now"]
-    )
-    facts: dict[str, Fact] = {
-        "caseKind": case["kind"],
-        "caseState": case["state"],
-        "contentCategory": case["content_category"],
-        "assigned": int(held),
-    }
-    hints = []
-    for hint in _CASE:
-        said = hint.ask(binding, case, facts, protected=bool(case["subject_tags"]))
-        hints.append({**said, "action": _NAMES.get(hint.mutation, said["action"])})
-    return hints
+    facts = case_rules.facts(case, binding.caller.id, case["now"])
+    return [hint.ask(binding, case, facts, protected=bool(case["subject_tags"])) for hint in _CASE]
 
 
 def _refund(_: Caller, row: Row) -> None:
     money_rules.check_refundable(1, row)
 
 
-_LEDGER: Final = _Hint("requestRefund", ("refund", "request"), "REFUND", _refund, _MILDEST_REFUND, "refund.request")
+_LEDGER: Final = _Hint("requestRefund", _refund, _MILDEST_REFUND)
 
 
 def ledger_actions(binding: Binding, row: Row) -> list[dict[str, Any]]:
@@ -247,7 +223,8 @@ async def reason_codes(call: Call) -> list[dict[str, Any]]:
     names = [getattr(wanted, "value", wanted)] if wanted is not None else list(reasons.LISTS)
     action = call.arguments.get("action")
     if action is not None:
-        names = [name for name in names if name == ACTION_LISTS.get(action)]
+        asked = {rule.reason for rule in console().rules.values() if rule.reason and rule.record_action == action}
+        names = [name for name in names if name in asked]
     return [
         {"code": code.code, "list": code.list_name, "noteRequired": code.note_required, "label": code.label}
         for name in names
@@ -256,7 +233,3 @@ async def reason_codes(call: Call) -> list[dict[str, Any]]:
 
 
 Function = Callable[[Call], Awaitable[Any]]
-
-ACTION_LISTS: Final = MappingProxyType(
-    {hint.right[0] + "." + hint.right[1]: hint.reason for hint in (*_CASE, _LEDGER) if hint.reason}
-)

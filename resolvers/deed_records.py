@@ -122,7 +122,7 @@ def of_refusal(
         id=str(uuid7()),
         at=request.received_at,
         kind="denied" if denied else "mutation",
-        action=rule.audited[0] if rule.audited else rule.field,
+        action=rule.record_action,
         field=rule.name,
         actor=actor_of(request.caller),
         request=request_of(request),
@@ -141,16 +141,14 @@ def of_refusal(
     )
 
 
-def approval_of(
-    row: Row, *, step: str | None = None, votes: Sequence[Row] = (), payload_hash: str | None = None
-) -> dict[str, Any] | None:
+def approval_of(row: Row, *, step: str | None = None, votes: Sequence[Row] = ()) -> dict[str, Any] | None:
     """The approval that a deed belongs to: of a request's own row, or of a row that names its request."""
     request_id = row["id"] if "payload_hash" in row.keys() else row.get("approval_request_id")  # noqa: SIM118 (a Record)
     if request_id is None:
         return None
     return {
         "request": request_id,
-        "hash": row.get("payload_hash", payload_hash),
+        "hash": row.get("payload_hash"),
         "votes": [vote["id"] for vote in votes],
         "step": step,
     }

@@ -6,6 +6,7 @@ from typing import Final
 
 from db.unit_of_work import Row, UnitOfWork
 from schema.errors import ConsoleError
+from services.command import Finder
 
 _TABLES: Final = {
     "Case": ("case_file", "id"),
@@ -18,10 +19,14 @@ _TABLES: Final = {
 }
 
 
-async def plain_find(uow: UnitOfWork, type_name: str, object_id: str) -> Row:
-    """The row, or ``NOT_FOUND``; row-level security of the unit's role still holds."""
-    table, key = _TABLES[type_name]
-    row = await uow.fetchrow(f"SELECT * FROM {table} WHERE {key} = $1", object_id)  # noqa: S608 (names are ours)
-    if row is None:
-        raise ConsoleError("NOT_FOUND")
-    return row
+def unscoped(uow: UnitOfWork) -> Finder:
+    """Finds the row, or ``NOT_FOUND``; row-level security of the unit's role still holds."""
+
+    async def find(type_name: str, object_id: str) -> Row:
+        table, key = _TABLES[type_name]
+        row = await uow.fetchrow(f"SELECT * FROM {table} WHERE {key} = $1", object_id)  # noqa: S608  names are ours
+        if row is None:
+            raise ConsoleError("NOT_FOUND")
+        return row
+
+    return find

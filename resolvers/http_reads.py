@@ -51,7 +51,7 @@ async def record_refusal(
     records = []
     for root in roots:
         rules = services.console.rules.get((type_name, root.name))
-        action = rules.audited[0] if rules and rules.audited else "schema.introspect"
+        action = rules.record_action if rules else "schema.introspect"
         records.append(
             wire_record(
                 request,

@@ -12,28 +12,29 @@ from typing import Any, Final
 from authz.caller import Caller, Grant
 from authz.enforcer import Snapshot, Verdict
 from authz.scope import UNSCOPED
+from schema.directives import FieldRules
 from schema.errors import ConsoleError, NotAuthorizedError
 from services.command import Act, Target
 
 _PASSED: Final = Verdict(True)
 
 
-def open_field(act: Act[Any], row: tuple[str, str], field: str) -> None:
+def open_field(act: Act[Any], rule: FieldRules) -> None:
     """The field step: refuse when no line of the row could hold, whatever the object."""
-    limited = act.caller.root_fields is not None and field not in act.caller.root_fields
-    if limited or not act.snapshot.opens(act.caller.grants, *row, _static(act.caller, field)):
-        raise NotAuthorizedError("Mutation", field)
+    limited = act.caller.root_fields is not None and rule.field not in act.caller.root_fields
+    if limited or not act.snapshot.opens(act.caller.grants, *rule.row, _static(act.caller, rule.field)):
+        raise NotAuthorizedError("Mutation", rule.field)
 
 
-def judge(act: Act[Any], row: tuple[str, str], field: str, target: Target) -> Verdict:
+def judge(act: Act[Any], rule: FieldRules, target: Target) -> Verdict:
     """The object step: the line and grant that carry the deed, or a refusal by the fact's own code."""
     if act.system or not target.judged:
         return _PASSED
-    facts = {**target.facts, **_static(act.caller, field)}
-    verdict = _best(act, row, target, facts)
+    facts = {**target.facts, **_static(act.caller, rule.field)}
+    verdict = _best(act, rule.row, target, facts)
     if not verdict.allowed:
         if verdict.code in (None, "Unauthorized"):
-            raise NotAuthorizedError("Mutation", field)
+            raise NotAuthorizedError("Mutation", rule.field)
         raise ConsoleError(str(verdict.code))
     if target.own_account:
         raise ConsoleError("SELF_SUBJECT")

@@ -25,7 +25,7 @@ from db.unit_of_work import Recorder, Row, UnitOfWork, begin, new_id
 from resolvers import deed_records
 from resolvers.context import Request
 from resolvers.deed_records import Deed, Sight
-from resolvers.finding import plain_find
+from resolvers.finding import unscoped
 from resolvers.judging import judge, open_field, system_caller
 from resolvers.registry import COMMANDS, SYSTEM
 from resolvers.stored import Find, Rules, Stored, reason_of, typed
@@ -79,16 +79,6 @@ class _Attempt:
     arguments: Mapping[str, Any]
     answer: Answer
     sight: Sight
-
-    @property
-    def row(self) -> tuple[str, str]:
-        if self.rule.policy is None:
-            raise ConsoleError("INTERNAL", f"{self.rule.name} has no policy row.")  # the start-up lint refuses it
-        return self.rule.policy
-
-    @property
-    def action(self) -> str:
-        return self.rule.audited[0] if self.rule.audited else self.rule.field
 
 
 class Pipeline:
@@ -191,7 +181,7 @@ class Pipeline:
             if uow.authz_version != request.snapshot.version:
                 raise StaleError(uow.authz_version)
             act = self._act(uow, attempt)
-            open_field(act, attempt.row, attempt.rule.field)
+            open_field(act, attempt.rule)
             target = await command.locate(act)
             sight.target = target
             verdict = self._judge(act, attempt, target)
@@ -246,7 +236,7 @@ class Pipeline:
         )
 
     def _judge(self, act: Act[Any], attempt: _Attempt, target: Target) -> Verdict:
-        verdict = judge(act, attempt.row, attempt.rule.field, target)
+        verdict = judge(act, attempt.rule, target)
         attempt.sight.row = verdict.policy_row_id
         return verdict
 
@@ -303,7 +293,7 @@ class Pipeline:
         if attempt.rule.field == "voteOnApproval":
             asked = deed_records.approval_of(target.row, step="VOTED")
         return Deed(
-            action=attempt.action,
+            action=attempt.rule.record_action,
             field=attempt.rule.name,
             target=target,
             result=result,
@@ -384,17 +374,13 @@ class Pipeline:
         async with begin(self._pool, self._recorder, cities="*") as uow:
             if uow.authz_version != snapshot.version:
                 raise StaleError(uow.authz_version)
-
-            async def find(type_name: str, object_id: str) -> Row:
-                return await plain_find(uow, type_name, object_id)
-
             act: Act[Any] = Act(
                 uow=uow,
                 caller=system_caller(uow.now),
                 snapshot=snapshot,
                 input=wanted,
                 reason=None,
-                find=find,
+                find=unscoped(uow),
                 audit_id=uow.audit_id,
                 stored=Stored(self._find, self._rules, None),
                 system=True,

@@ -260,7 +260,7 @@ class Planner:
         shape = "function" if name in self._functions else "page" if connection else "list" if listed else "one"
         self._begin(key, name, item.name, shape, definition, nodes[0])
         rule = self._console.rules[root_type.name, name]
-        self._root.action = rule.audited[0] if rule.audited else ""
+        self._root.action = rule.record_action
         if rule.policy:
             held = self._snapshot.holding(self._caller.grants, *rule.policy, self._scoping.static)
             self._root.policy_row = held[0].line.id if held else None

@@ -86,8 +86,7 @@ class StreamRecords:
             logger.warning("the end of a subscription is not recorded: %s", error.code)
 
     def _action(self, field: str) -> str:
-        rules = self._services.console.rules["Subscription", field]
-        return rules.audited[0] if rules.audited else "subscription"
+        return self._services.console.rules["Subscription", field].record_action
 
     def _record(self, subscription: Subscription, **more: Any) -> dict[str, Any]:
         field = subscription.field

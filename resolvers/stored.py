@@ -14,17 +14,16 @@ import orjson
 
 from authz.caller import Caller
 from authz.enforcer import Snapshot
-from db.unit_of_work import Row, UnitOfWork, uuid7
+from db.unit_of_work import Row, uuid7
 from resolvers import deed_records
 from resolvers.context import Request
 from resolvers.deed_records import Deed
-from resolvers.finding import plain_find
+from resolvers.finding import unscoped
 from resolvers.judging import judge, open_field, standing_caller
 from resolvers.registry import COMMANDS
 from schema.directives import FieldRules
-from schema.errors import ConsoleError
 from schema.inputs import convert
-from services.command import Act, Approval, Command, Reason, Result, Target
+from services.command import Act, Approval, Command, Finder, Reason, Result, Target
 
 Find = Callable[["asyncpg.Connection[Any]", Caller, Snapshot, str, str], Awaitable[Row]]
 Rules = Mapping[tuple[str, str], FieldRules]
@@ -60,14 +59,13 @@ class Stored:
 
     async def execute(self, act: Act[Any], request: Row, votes: Sequence[Row]) -> None:
         command, rule = COMMANDS[request["command"]], self.rules["Mutation", request["command"]]
-        row = _policy_row(rule)
         run = self._act(act, request, votes)
-        open_field(run, row, rule.field)
+        open_field(run, rule)
         target = await command.locate(run)
-        judge(run, row, rule.field, target)
+        judge(run, rule, target)
         command.authorize(run, target)
         target = await command.lock(run, target)
-        verdict = judge(run, row, rule.field, target)
+        verdict = judge(run, rule, target)
         command.check(run, target)
         result = await command.execute(run, target, request["entity_id"])
         line = verdict.policy_row_id
@@ -80,7 +78,7 @@ class Stored:
 
     async def abandon(self, act: Act[Any], request: Row, outcome: str) -> None:
         command = COMMANDS[request["command"]]
-        run = self._act(act, request, (), find=_unscoped(act.uow), actor=act)
+        run = self._act(act, request, (), find=unscoped(act.uow), actor=act)
         target = await command.lock(run, await command.locate(run))
         await command.abandon(run, target, request["entity_id"], outcome)
 
@@ -90,7 +88,7 @@ class Stored:
         request: Row,
         votes: Sequence[Row],
         *,
-        find: Callable[[str, str], Awaitable[Row]] | None = None,
+        find: Finder | None = None,
         actor: Act[Any] | None = None,
     ) -> Act[Any]:
         """The requester's run of his command; ``actor``: who undoes it instead, and whose record it falls under."""
@@ -140,16 +138,3 @@ class Stored:
         )
         arguments = orjson.loads(request["payload"])["arguments"]
         run.uow.record(deed_records.of_deed(run, deed, self.request, arguments))
-
-
-def _policy_row(rule: FieldRules) -> tuple[str, str]:
-    if rule.policy is None:
-        raise ConsoleError("INTERNAL", f"{rule.name} has no policy row.")  # the start-up lint refuses such a schema
-    return rule.policy
-
-
-def _unscoped(uow: UnitOfWork) -> Callable[[str, str], Awaitable[Row]]:
-    async def find(type_name: str, object_id: str) -> Row:
-        return await plain_find(uow, type_name, object_id)
-
-    return find

@@ -249,6 +249,18 @@ class FieldRules:
         """``Type.field``."""
         return f"{self.type}.{self.field}"
 
+    @property
+    def row(self) -> tuple[str, str]:
+        """The policy row of a field that must have one, as every mutation must: ``schema.lint`` refuses it otherwise."""
+        if self.policy is None:
+            raise LookupError(f"{self.name} has no policy row")
+        return self.policy
+
+    @property
+    def record_action(self) -> str:
+        """What its use is recorded under; every root field says it with ``@audited``."""
+        return self.audited[0] if self.audited else self.field
+
 
 @dataclass(frozen=True)
 class ScopeRule:

@@ -230,7 +230,7 @@ class Command(ABC, Generic[Input]):
         return {}
 
 
-def check_version(row: Row, expected: int) -> None:
+def check_version(row: Row, expected: int | None) -> None:
     """Refuse when somebody has changed the locked row since the caller read it."""
     if row["version"] != expected:
         raise VersionConflictError(row["version"])

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from services.alerts.chain import RaiseChainAlarm
 from services.alerts.deliveries import FailDelivery
 from services.command import Act, Command, Result, Target
 from services.telling import publish_alert
@@ -47,4 +48,4 @@ class AcknowledgeAlert(Command[AlertIdInput]):
 
 
 COMMANDS: Final[Mapping[str, Command[Any]]] = {"acknowledgeAlert": AcknowledgeAlert()}
-SYSTEM_COMMANDS: Final[Mapping[str, Command[Any]]] = {"delivery.fail": FailDelivery()}
+SYSTEM_COMMANDS: Final[Mapping[str, Command[Any]]] = {"audit.alarm": RaiseChainAlarm(), "delivery.fail": FailDelivery()}

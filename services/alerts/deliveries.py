@@ -67,4 +67,3 @@ def _watchers(act: Act[Any], city_id: str | None) -> list[str]:
         if verdict.allowed:
             found.append(staff_id)
     return found
-

@@ -168,7 +168,7 @@ class ClaimCase(Command[ClaimInput]):
 
     def check(self, act: Act[ClaimInput], target: Target) -> None:
         case = target.row
-        targets.check_shown(case, "claimCase")
+        rules.check_shown(case, "claimCase")
         if case["state"] != "CLAIMED":
             rules.next_state("case", case["state"], "claim")
         elif case["lease_expires_at"] > act.uow.now:

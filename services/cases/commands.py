@@ -144,11 +144,6 @@ class ReopenCase(ReleaseCase):
     event = "reopen"
     told = "reopened", "The case was reopened."
 
-    def check(self, act: Act[CaseActionInput], target: Target) -> None:
-        super().check(act, target)
-        if target.row["resolved_at"] + rules.REOPEN_WITHIN < act.uow.now:
-            raise InvalidTransitionError("case", "RESOLVED for more than 30 days", "reopen")
-
     async def execute(self, act: Act[CaseActionInput], target: Target, entity_id: str | None) -> Result:
         policy = await act.uow.fetchone(_SLA_POLICY, target.row["sla_policy_id"])
         first, resolve = rules.due_at(act.uow.now, policy)

@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from authz.approval_states import ENDINGS
+from authz.conditions import Fact
 from db.unit_of_work import Row, new_id
 from schema.cases import DecideInput, StatementInput
 from schema.errors import ConsoleError, InvalidTransitionError
@@ -179,9 +180,12 @@ class DecideCase(Command[DecideInput]):
 
 def _with_facts(act: Act[DecideInput], target: Target) -> Target:
     wanted, hours = act.input, act.input.duration_hours
-    timing: dict[str, int] = {"indefinite": 1} if hours is None else {"indefinite": 0, "durationHours": hours}
-    extra = {"decisionKind": wanted.kind.value, **({"reasonCode": act.reason.code} if act.reason else {}), **timing}
-    return replace(target, facts={**target.facts, **extra})
+    facts: dict[str, Fact] = {**target.facts, "decisionKind": wanted.kind.value, "indefinite": int(hours is None)}
+    if hours is not None:
+        facts["durationHours"] = hours
+    if act.reason is not None:
+        facts["reasonCode"] = act.reason.code
+    return replace(target, facts=facts)
 
 
 def _statement(

@@ -92,6 +92,38 @@ def lease_until(now: datetime, started_at: datetime) -> datetime:
     return min(now + timedelta(minutes=LEASE_MINUTES), started_at + LEASE_TOTAL)
 
 
+def holds(case: Mapping[str, Any], staff_id: str, now: datetime) -> bool:
+    """Whether this person has a running lease on the case."""
+    return bool(case["state"] == "CLAIMED" and case["assignee_id"] == staff_id and case["lease_expires_at"] > now)
+
+
+def facts(case: Mapping[str, Any], staff_id: str, now: datetime) -> dict[str, int | str]:
+    """What conditions ask of a case, and whether it is ``staff_id``'s own at ``now``."""
+    return {
+        "caseKind": case["kind"],
+        "caseState": case["state"],
+        "contentCategory": case["content_category"],
+        "assigned": int(holds(case, staff_id, now)),
+    }
+
+
+def check_shown(case: Mapping[str, Any], field: str) -> None:
+    """Refuse an action that the case's queue hides from its people."""
+    if field in case["hidden_actions"]:
+        raise InvalidTransitionError("case of this queue", case["state"], field)
+
+
+def check_step(case: Mapping[str, Any], event: str, holder_id: str, token: str | None, now: datetime) -> None:
+    """Refuse a step by the lease, where it is one of a claimed case, then by the state."""
+    state = case["state"]
+    if ("CLAIMED", event) in CASE and (state == "CLAIMED" or (state, event) not in CASE):
+        check_lease(case, holder_id, token, now)
+    next_state("case", state, event)
+    resolved_at = case["resolved_at"]
+    if event == "reopen" and (resolved_at is None or resolved_at + REOPEN_WITHIN < now):
+        raise InvalidTransitionError("case", f"RESOLVED for more than {REOPEN_WITHIN.days} days", event)
+
+
 def check_lease(case: Mapping[str, Any], holder_id: str, token: str | None, now: datetime) -> None:
     """Refuse unless ``holder_id`` presents the running lease of a CLAIMED case.
 
@@ -161,26 +193,6 @@ def due_at(start: datetime, policy: Mapping[str, Any]) -> tuple[datetime, dateti
     """First response and resolution that the policy promises to work that begins at ``start``."""
     first = timedelta(seconds=policy["first_response_seconds"])
     return start + first, start + timedelta(seconds=policy["resolve_seconds"])
-
-
-def sla_state(case: Mapping[str, Any], at_risk_percent: int, now: datetime) -> str:
-    """NONE, MET, PAUSED, BREACHED, AT_RISK or ON_TRACK.
-
-    A pause moves the due time by what it lasted; a resolved case is MET or BREACHED for good.
-    """
-    due = case["resolve_due_at"]
-    if due is None:
-        return "NONE"
-    if case["sla_paused_at"] is not None:
-        return "PAUSED"
-    paused = timedelta(seconds=case["sla_paused_seconds"])
-    if case["resolved_at"] is not None:
-        return "MET" if case["resolved_at"] <= due + paused else "BREACHED"
-    if now > due + paused:
-        return "BREACHED"
-    whole = due - case["created_at"]
-    risk = case["created_at"] + whole * at_risk_percent / 100 + paused
-    return "AT_RISK" if now >= risk else "ON_TRACK"
 
 
 # ---------- decisions ----------

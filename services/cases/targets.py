@@ -6,24 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 from db.unit_of_work import Row
-from schema.errors import InvalidTransitionError
 from services.cases import rules, saving
 from services.command import Act, Target, check_version
 
 _SUBJECT = "SELECT * FROM subject WHERE id = $1"
 
 
-def facts(act: Act[Any], case: Row) -> dict[str, int | str]:
-    """What conditions ask of a case."""
-    held = (
-        case["state"] == "CLAIMED" and case["assignee_id"] == act.caller.id and case["lease_expires_at"] > act.uow.now
-    )
-    return {
-        "caseKind": case["kind"],
-        "caseState": case["state"],
-        "contentCategory": case["content_category"],
-        "assigned": int(held),
-    }
+def _facts(act: Act[Any], case: Row) -> dict[str, int | str]:
+    return rules.facts(case, act.caller.id, act.uow.now)
 
 
 async def of_case(act: Act[Any], case: Row) -> Target:
@@ -39,7 +29,7 @@ async def of_case(act: Act[Any], case: Row) -> Target:
         subject_id=case["subject_id"],
         own_account=subject["staff_id"] == act.caller.id,
         protected=bool(subject["protected_tags"]),
-        facts=facts(act, case),
+        facts=_facts(act, case),
     )
 
 
@@ -51,22 +41,13 @@ async def find(act: Act[Any], case_id: str) -> Target:
 async def locked(act: Act[Any], target: Target) -> Target:
     """The same case under its row lock."""
     row = await saving.lock(act, target.id)
-    return replace(target, row=row, version=row["version"], facts={**target.facts, **facts(act, row)})
-
-
-def check_shown(case: Row, field: str) -> None:
-    """Refuse an action that the case's queue hides from its people."""
-    if field in case["hidden_actions"]:
-        raise InvalidTransitionError("case of this queue", case["state"], field)
+    return replace(target, row=row, version=row["version"], facts={**target.facts, **_facts(act, row)})
 
 
 def check_step(
     act: Act[Any], case: Row, *, field: str, event: str, lease_token: str | None, expected_version: int
 ) -> None:
-    """State (with its lease), then version: the checks of every step of a case."""
-    check_shown(case, field)
-    claimed = case["state"] == "CLAIMED"
-    if ("CLAIMED", event) in rules.CASE and (claimed or (case["state"], event) not in rules.CASE):
-        rules.check_lease(case, act.caller.id, lease_token, act.uow.now)
-    rules.next_state("case", case["state"], event)
+    """Lease and state, then version: the checks of every step of a case."""
+    rules.check_shown(case, field)
+    rules.check_step(case, event, act.caller.id, lease_token, act.uow.now)
     check_version(case, expected_version)

@@ -156,30 +156,6 @@ def test_priority_is_severity_and_distinct_reporters(
     assert cases.priority(reports, protected=protected) == expected
 
 
-def sla(**row: Any) -> dict[str, Any]:
-    start = {"created_at": NOW, "resolve_due_at": NOW + 4 * HOUR, "resolved_at": None}
-    return {**start, "sla_paused_at": None, "sla_paused_seconds": 0, **row}
-
-
-@pytest.mark.parametrize(
-    ("row", "hours", "state"),
-    [
-        (sla(resolve_due_at=None), 1, "NONE"),
-        (sla(), 2.9, "ON_TRACK"),
-        (sla(), 3, "AT_RISK"),
-        (sla(), 4, "AT_RISK"),
-        (sla(), 4.1, "BREACHED"),
-        (sla(sla_paused_seconds=3600), 3.9, "ON_TRACK"),
-        (sla(sla_paused_seconds=3600), 4.9, "AT_RISK"),
-        (sla(sla_paused_at=NOW), 9, "PAUSED"),
-        (sla(resolved_at=NOW + 4 * HOUR), 99, "MET"),
-        (sla(resolved_at=NOW + 5 * HOUR), 99, "BREACHED"),
-    ],
-)
-def test_the_clock_of_a_case(row: dict[str, Any], hours: float, state: str) -> None:
-    assert cases.sla_state(row, 75, NOW + hours * HOUR) == state
-
-
 @dataclass(frozen=True)
 class Statement:
     ground: str | None = "ILLEGAL_CONTENT"
