@@ -35,6 +35,7 @@ _DRAIN_SECONDS: Final = 9.0
 _BACKGROUND_SECONDS: Final = 4.0
 _CLUSTER_DEATHS: Final = 100
 _IMPATIENT_SECONDS: Final = 60.0
+_BACKGROUND_LATER_SECONDS: Final = 1.5
 _SHOWN_HANDLE: Final = "support-agent"
 
 Say = Callable[[str], None]
@@ -213,7 +214,11 @@ class _Watch:
 
     def run(self, signals: _Signals) -> None:
         for child in self.children:
-            child.start()
+            if child.assignment.kind == "work":
+                # What it does can wait for those who answer: on two cores a third start would slow all of them down.
+                child.not_before = time.monotonic() + _BACKGROUND_LATER_SECONDS
+            else:
+                child.start()
         signals.raising = False  # from here on the loop looks by itself
         began, announced, worried, cluster_deaths = time.monotonic(), False, False, 0
         while not signals.asked:
