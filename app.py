@@ -10,8 +10,9 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from audit import live
@@ -21,12 +22,12 @@ from audit.writer import Limits as AuditLimits
 from audit.writer import Writer
 from authz.enforcer import Authorizer
 from authz.identity import Authenticator
-from countersign.settings import Settings, SettingsError, load
+from countersign.settings import Role, Settings, SettingsError, load
 from db.migrate import head
 from db.pool import open_pool
 from resolvers import audit_roots
 from resolvers.callers import Callers
-from resolvers.context import Front, Limits, Services, utc_now
+from resolvers.context import utc_now
 from resolvers.cursors import Cursors
 from resolvers.documents import Documents
 from resolvers.edge import Edge
@@ -34,6 +35,8 @@ from resolvers.graphiql import GraphiQL, Person
 from resolvers.graphiql_tabs import TABS
 from resolvers.http import GraphQL
 from resolvers.hub import Hub
+from resolvers.limits import Front, Limits
+from resolvers.parts import Parts
 from resolvers.pipeline import Pipeline, no_fault
 from resolvers.reader import Reader
 from resolvers.realtime import RealTime
@@ -43,6 +46,7 @@ from resolvers.rest import Probe, Readiness, Routes, database_probe, healthz, jw
 from resolvers.startup import findings
 from resolvers.tokens import Tokens
 from schema.build import console
+from schema.console import Console
 from schema.errors import ConsoleError
 
 if TYPE_CHECKING:
@@ -85,52 +89,71 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
 
+@dataclass(frozen=True)
+class _Base:
+    """What serving and background work both stand on, each under its own database role."""
+
+    pool: asyncpg.Pool[Any]
+    keys: Keys
+    writer: Writer
+    authorizer: Authorizer
+    schema: Console
+    reader: Reader
+    pipeline: Pipeline
+
+
+async def _base(stack: AsyncExitStack, settings: Settings, role: Role) -> _Base:
+    """Open it; ``stack`` closes it in the opposite order."""
+    pool = await _pool(stack, settings, role)
+    audit_pool = await _pool(stack, settings, "cs_audit_reader")
+    keys = Keys.open(settings.keys_dir, create=settings.makes_keys)
+    audit_limits = AuditLimits(unanchored_seconds=settings.max_unanchored_seconds, intake_rows=settings.max_intake_rows)
+    writer = Writer(keys, origin=settings.audit_origin, limits=audit_limits)
+    stack.push_async_callback(writer.close)
+    authorizer = Authorizer(pool, settings.dsn(role))
+    await authorizer.start()
+    stack.push_async_callback(authorizer.stop)
+    schema = console()
+
+    def trust() -> live.Trust:
+        vkeys = tuple(read_vkeys(public_path(settings.signer_path)))
+        return live.Trust(settings.audit_origin, vkeys, keys.writer_keys, anchor=settings.anchor_dir)
+
+    reader = Reader(
+        schema,
+        pool,
+        audit_pool,
+        Tokens({"1": keys.next_token_key}, "1", clock=time.time),
+        salt=keys.tag("mask"),
+        functions=audit_roots.functions(audit_pool, trust, audit_limits, worm=False),
+    )
+    pipeline = Pipeline(pool, authorizer, writer, reader.find, schema.rules, fault=_fault(settings))
+    stack.push_async_callback(pipeline.close)
+    return _Base(pool, keys, writer, authorizer, schema, reader, pipeline)
+
+
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[ASGIApp]:
+async def serving(settings: Settings) -> AsyncGenerator[ASGIApp, None]:
     """Everything a serving process has, in the order in which it leans on each other."""
     refuse_misfits()
     limits = Limits()
-    audit_limits = AuditLimits(unanchored_seconds=settings.max_unanchored_seconds, intake_rows=settings.max_intake_rows)
     async with AsyncExitStack() as stack:
-        pool = await _pool(stack, settings, "cs_app")
-        audit_pool = await _pool(stack, settings, "cs_audit_reader")
-        keys = Keys.open(settings.keys_dir, create=settings.makes_keys)
-        writer = Writer(keys, origin=settings.audit_origin, limits=audit_limits)
-        stack.push_async_callback(writer.close)
-        authorizer = Authorizer(pool, settings.dsn("cs_app"))
-        await authorizer.start()
-        stack.push_async_callback(authorizer.stop)
-        schema = console()
-
-        def trust() -> live.Trust:
-            vkeys = tuple(read_vkeys(public_path(settings.signer_path)))
-            return live.Trust(settings.audit_origin, vkeys, keys.writer_keys, anchor=settings.anchor_dir)
-
-        reader = Reader(
-            schema,
-            pool,
-            audit_pool,
-            Tokens({"1": keys.next_token_key}, "1", clock=time.time),
-            salt=keys.tag("mask"),
-            functions=audit_roots.functions(audit_pool, trust, audit_limits, worm=False),
-        )
-        pipeline = Pipeline(pool, authorizer, writer, reader.find, schema.rules, fault=_fault(settings))
-        stack.push_async_callback(pipeline.close)
+        base = await _base(stack, settings, "cs_app")
         dev = _dev_issuer(settings)
-        services = Services(
-            console=schema,
+        parts = Parts(
+            console=base.schema,
             callers=Callers(
                 Authenticator(settings.issuers, settings.api_keys, dev),
-                authorizer,
+                base.authorizer,
                 clock=utc_now,
                 bad_credential_rate=limits.bad_credential_rate,
             ),
-            authorizer=authorizer,
-            documents=Documents(schema.core),
-            reader=reader,
-            pipeline=pipeline,
-            writer=writer,
-            app_pool=pool,
+            authorizer=base.authorizer,
+            documents=Documents(base.schema.core),
+            reader=base.reader,
+            pipeline=base.pipeline,
+            writer=base.writer,
+            app_pool=base.pool,
             limits=limits,
             front=Front(
                 hosts=settings.hosts,
@@ -139,12 +162,12 @@ async def serving(settings: Settings) -> AsyncIterator[ASGIApp]:
                 introspection=settings.uses_dev_issuer,
             ),
         )
-        records = StreamRecords(services)
-        realtime = RealTime(services, records)
+        records = StreamRecords(parts)
+        realtime = RealTime(parts, records)
         hub = Hub(
-            services,
+            parts,
             settings.dsn("cs_app"),
-            cursor=Cursors(keys.next_token_key).seal,
+            cursor=Cursors(base.keys.next_token_key).seal,
             disclose=records.told,
             fail=realtime.fail,
         )
@@ -154,7 +177,7 @@ async def serving(settings: Settings) -> AsyncIterator[ASGIApp]:
         await realtime.start()
         stack.push_async_callback(realtime.stop)
         graphiql = GraphiQL(tabs=TABS, people=lambda: _demo_people(dev) if settings.demo_mode else [])
-        graphql = GraphQL(services, graphiql)
+        graphql = GraphQL(parts, graphiql)
         stack.push_async_callback(graphql.stop)
         http: dict[str, ASGIApp] = {
             **graphiql.routes(),
@@ -162,15 +185,15 @@ async def serving(settings: Settings) -> AsyncIterator[ASGIApp]:
             "/healthz": healthz,
             "/readyz": Readiness(
                 {
-                    "database": database_probe(pool, head()),
-                    "policy": _policy_probe(authorizer),
-                    "audit": _audit_probe(pool),
+                    "database": database_probe(base.pool, head()),
+                    "policy": _policy_probe(base.authorizer),
+                    "audit": _audit_probe(base.pool),
                 }
             ),
         }
         if dev is not None:
             http["/.well-known/jwks.json"] = jwks(dev)
-        yield Edge(Routes(http, {"/graphql/realtime": realtime}), services.front)
+        yield Edge(Routes(http, {"/graphql/realtime": realtime}), parts.front)
 
 
 async def run_background(settings: Settings, stop: asyncio.Event) -> None:
@@ -183,41 +206,26 @@ async def run_background(settings: Settings, stop: asyncio.Event) -> None:
     from services.adapters.kernel_embedded import EmbeddedKernel
     from services.alerts.chain import AlarmInput
 
-    fault = _fault(settings)
-    audit_limits = AuditLimits(unanchored_seconds=settings.max_unanchored_seconds, intake_rows=settings.max_intake_rows)
     async with AsyncExitStack() as stack:
-        pool = await _pool(stack, settings, "cs_worker")
-        audit_pool = await _pool(stack, settings, "cs_audit_reader")
-        keys = Keys.open(settings.keys_dir, create=settings.makes_keys)
-        writer = Writer(keys, origin=settings.audit_origin, limits=audit_limits)
-        stack.push_async_callback(writer.close)
-        authorizer = Authorizer(pool, settings.dsn("cs_worker"))
-        await authorizer.start()
-        stack.push_async_callback(authorizer.stop)
-        schema = console()
-        reader = Reader(
-            schema, pool, audit_pool, Tokens({"1": keys.next_token_key}, "1", clock=time.time), salt=keys.tag("mask"),
-            functions=audit_roots.functions(audit_pool, lambda: live.Trust(settings.audit_origin, ()), audit_limits, worm=False),
-        )  # fmt: skip
-        pipeline = Pipeline(pool, authorizer, writer, reader.find, schema.rules, fault=fault)
-        stack.push_async_callback(pipeline.close)
-        deliveries = Deliveries(pool, pipeline, EmbeddedKernel(pool), fault=fault)
-        worker = Worker(pool, pipeline, deliveries, listen=settings.dsn("cs_worker"), fault=fault)
+        base = await _base(stack, settings, "cs_worker")
+        fault = _fault(settings)
+        deliveries = Deliveries(base.pool, base.pipeline, EmbeddedKernel(base.pool), fault=fault)
+        worker = Worker(base.pool, base.pipeline, deliveries, listen=settings.dsn("cs_worker"), fault=fault)
         signer = Signer.open(settings.signer_path, settings.audit_origin, create=settings.makes_keys)
 
         async def alarm(code: str, text: str) -> None:
             logger.error("audit alarm %s: %s", code, text)
             try:
-                await pipeline.system("audit.alarm", AlarmInput(code, text))
+                await base.pipeline.system("audit.alarm", AlarmInput(code, text))
             except ConsoleError as error:  # sealing goes on: the log line stands, and readiness says what is wrong
                 logger.error("the alarm was not delivered: %s", error.code)  # noqa: TRY400 - the code says it
 
         sealer = Sealer(
             settings.dsn("cs_sealer"),
-            keys=keys,
+            keys=base.keys,
             signer=signer,
             anchor=DirectoryAnchor(settings.anchor_dir),
-            writer=writer,
+            writer=base.writer,
             alarm=alarm,
         )
         stack.push_async_callback(sealer.close)
@@ -237,7 +245,7 @@ def refuse_misfits() -> None:
     check(mutation.fields if mutation else ())
 
 
-async def _pool(stack: AsyncExitStack, settings: Settings, role: Any) -> asyncpg.Pool[Any]:
+async def _pool(stack: AsyncExitStack, settings: Settings, role: Role) -> asyncpg.Pool[Any]:
     pool = await open_pool(settings.dsn(role), size=settings.pool_size)
     stack.push_async_callback(pool.close)
     return pool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +18,7 @@ from audit.bundle import anchored_notes, pinned, stale
 from audit.checkpoint import proof_text, signers
 from audit.formats import WIDTH, Checkpoint, leaf_hash
 from audit.health import health
-from audit.record import COLUMNS, timestamp
+from audit.record import COLUMNS, MAX_INTEGER, timestamp
 from audit.store import Head, LogConflictError
 from audit.verify import Checker, Entry, Finding, Report, heads
 from schema.errors import ConsoleError
@@ -261,13 +262,20 @@ def _entry(row: asyncpg.Record) -> Entry:
 
 
 # ---------- GraphQL ----------
+def position(number: float) -> int:
+    """A place in the log or its size: Float in the schema, whole in fact. ``BAD_REQUEST`` for any other."""
+    if not (math.isfinite(number) and number == int(number) and abs(number) <= MAX_INTEGER):
+        raise ConsoleError("BAD_REQUEST", "A place in the log is a whole number below 2^53.")
+    return int(number)
+
+
 async def verification(
     pool: asyncpg.Pool[Any], trust: Trust, from_seq: float | None = None, to_seq: float | None = None
 ) -> dict[str, Any]:
     """``verifyAudit``: at most 100,000 records; without a range, the newest ones. Raises ``BAD_REQUEST`` for a wrong range."""
     size = await pool.fetchval("SELECT size FROM audit.head") or 0
-    last = size - 1 if to_seq is None else int(to_seq)
-    first = max(0, last - MAX_RANGE + 1) if from_seq is None else int(from_seq)
+    last = size - 1 if to_seq is None else position(to_seq)
+    first = max(0, last - MAX_RANGE + 1) if from_seq is None else position(from_seq)
     if first < 0 or (size and first > min(last, size - 1)):
         raise ConsoleError("BAD_REQUEST", "There are no records in this range.")
     if last - first >= MAX_RANGE:
@@ -342,7 +350,7 @@ async def proof(
 
 async def checkpoint(pool: asyncpg.Pool[Any], size: float | None = None) -> dict[str, Any] | None:
     """``AuditCheckpoint`` of a size; the newest without one."""
-    wanted = None if size is None else int(size)
+    wanted = None if size is None else position(size)
     row = await pool.fetchrow(
         _CHECKPOINTS + " WHERE $1::bigint IS NULL OR size = $1 ORDER BY size DESC LIMIT 1", wanted
     )

@@ -16,6 +16,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
@@ -25,6 +26,8 @@ VERSION: Final = 1
 LIMIT_BYTES: Final = 32_768  # tiles carry 65,535 (uint16 lengths); half leaves room for a later version
 MAX_INTEGER: Final = 2**53 - 1
 MAX_IDS: Final = 100
+_NESTING: Final = 16  # of a record
+_ARGUMENT_NESTING: Final = 64  # of what is only digested: whatever a document may nest
 KINDS: Final = frozenset(
     {"mutation", "read", "denied", "auth", "system", "subscription", "export", "key", "erase", "heartbeat"}
 )
@@ -107,9 +110,9 @@ def _check(value: object, depth: int) -> None:
     raise NotCanonicalError(f"a {kind.__name__}")
 
 
-def canonical(value: Any) -> bytes:
+def canonical(value: Any, *, nesting: int = _NESTING) -> bytes:
     """The J1 bytes of a value: RFC 8785 output and orjson's sorted-key output at once. Raises ``NotCanonicalError`` outside."""
-    _check(value, 16)
+    _check(value, nesting)
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except TypeError as error:  # lone surrogates
@@ -152,6 +155,8 @@ def plain(value: Any) -> Any:
     """Bring a row or input into J1: times, decimals and floats become text, sets are sorted, unpaired surrogates and NUL are replaced."""
     if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, Enum) and not isinstance(value, str):
+        return plain(value.value)
     if isinstance(value, str):
         text = str.__str__(value)
         if not text.isascii():
@@ -187,7 +192,7 @@ def ids_digest(ids: Iterable[str]) -> str:
 
 def arguments_digest(value: Any) -> str:
     """Digest of canonical arguments. Callers take personal data out first: a bare hash of a small domain is reversible."""
-    return "sha256:" + hashlib.sha256(canonical(plain(value))).hexdigest()
+    return "sha256:" + hashlib.sha256(canonical(plain(value), nesting=_ARGUMENT_NESTING)).hexdigest()
 
 
 # ---------- the record ----------

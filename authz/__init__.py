@@ -1,1 +1,1 @@
-"""WHO MAY: policy, decision, identity, dual control. Imports audit, db and schema only; part of it is pure (no I/O at all)."""
+"""Who may: identity, policy rows and conditions, scope, reasons, dual control. Imports audit, db and schema; part of it is pure."""

@@ -14,8 +14,6 @@ from schema.errors import ConsoleError, InvalidTransitionError
 
 EXPIRING_PERCENT: Final = 80  # console domain, section 6, rule 8: APPROVAL_EXPIRING when so much of the time is gone
 
-APPROVAL_STATES: Final = ("PENDING", "APPROVED", "REJECTED", "CANCELED", "EXPIRED", "INVALIDATED")
-EXECUTION_STATES: Final = ("NOT_STARTED", "EXECUTED", "FAILED", "EXPIRED")
 
 APPROVAL: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
     {
@@ -51,8 +49,6 @@ ENDINGS: Final[Mapping[str, str]] = MappingProxyType(
         if state == "PENDING" and after not in ("PENDING", "APPROVED")
     }
 )
-APPROVAL_EVENTS: Final = tuple(dict.fromkeys(event for _, event in APPROVAL))
-EXECUTION_EVENTS: Final = tuple(dict.fromkeys(event for _, event in EXECUTION))
 
 _OPEN_EXECUTIONS: Final = frozenset({"NOT_STARTED", "FAILED"})
 _ASKED_OF_PENDING: Final = frozenset({"vote", "withdraw", "quorum", "reject", "cancel"})

@@ -334,7 +334,9 @@ def _holds(leaf: Leaf, facts: Facts) -> bool | None:
     if leaf.fact in INTEGERS:
         expected = facts.get(leaf.value.name) if isinstance(leaf.value, FactRef) else leaf.value
         return (
-            bool(COMPARISONS[leaf.op](actual, expected)) if isinstance(actual, int) and isinstance(expected, int) else None
+            bool(COMPARISONS[leaf.op](actual, expected))
+            if isinstance(actual, int) and isinstance(expected, int)
+            else None
         )
     if leaf.fact in SETS:
         named = frozenset(leaf.value) if isinstance(leaf.value, tuple) else frozenset()

@@ -277,9 +277,7 @@ class Bound:
     city_id: str | None = None
     content_category: str | Unscoped | None = UNSCOPED  # money has none
     contributor_ids: frozenset[str] = frozenset()  # wrote or edited the payload, beside the requester
-    concerned_ids: frozenset[str] = (
-        frozenset()
-    )  # whose own account or grants it is about; the decider of what is appealed
+    concerned_ids: frozenset[str] = frozenset()  # whose own account or grants it is about; the decider of an appeal
 
 
 class Answer(Protocol):

@@ -243,9 +243,8 @@ class Authorizer:
         if snapshot is None or snapshot.version != version:
             await self._reload(version)
         elif self._clock() - snapshot.loaded_at > RELOAD_SECONDS:
-            with contextlib.suppress(
-                ConsoleError
-            ):  # the version still stands, so `current` may serve the last good one
+            # The version still stands, so `current` may serve the last good one.
+            with contextlib.suppress(ConsoleError):
                 await self._reload(version, aged=True)
         self._verified_at = self._clock()
 
@@ -282,12 +281,8 @@ class Authorizer:
         try:
             listener = await asyncpg.connect(**self._listen.connect_kwargs(), timeout=POLL_SECONDS)
             await listener.add_listener(CHANNEL, self._notified)
-        except (
-            OSError,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            TimeoutError,
-        ) as error:  # the poll alone keeps the five seconds (FC-10)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+            # The poll alone keeps the five seconds (FC-10).
             logger.warning("not listening for authorization changes: %s", type(error).__name__)
             return
         self._listener = listener

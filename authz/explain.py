@@ -81,15 +81,8 @@ def explain(
 
 def _without_row(snapshot: Snapshot, rule: FieldRules) -> Explanation:
     if rule.own:
-        return Explanation(
-            rule.name,
-            "self",
-            True,
-            "VALUE",
-            snapshot.version,
-            "Everybody reads this of himself, and of nobody else.",
-            condition="own row",
-        )
+        text = "Everybody reads this of himself, and of nobody else."
+        return Explanation(rule.name, "self", True, "VALUE", snapshot.version, text, condition="own row")
     text = "The field has no row of its own: it is open wherever the object it belongs to is."
     return Explanation(rule.name, "inherit", True, "VALUE", snapshot.version, text)
 
@@ -117,20 +110,20 @@ def _open(snapshot: Snapshot, rule: FieldRules, name: str, held: Held, facts: Fa
     masked = " The value is shown masked." if rule.pii else ""
     text = f"Allowed by {line.id} of the grant {grant.id} {where}{told}.{masked}{sentence}"
     return Explanation(
-        rule.name,
-        name,
-        True,
-        "MASKED" if rule.pii else "VALUE",
-        snapshot.version,
-        text,
-        line.id,
-        condition,
-        grant.id,
-        grant.role,
-        grant.city_ids,
-        grant.content_categories,
-        approvals,
-        roles,
+        field=rule.name,
+        action=name,
+        allowed=True,
+        access="MASKED" if rule.pii else "VALUE",
+        policy_version=snapshot.version,
+        text=text,
+        row_id=line.id,
+        condition=condition,
+        grant_id=grant.id,
+        role=grant.role,
+        cities=grant.city_ids,
+        categories=grant.content_categories,
+        approvals=approvals,
+        approver_roles=roles,
     )
 
 

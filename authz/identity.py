@@ -147,9 +147,17 @@ class Authenticator:
             raise _refusal(REFUSED, "unknown API key")
         if self._clock() >= key.expires_at:
             raise _refusal(REFUSED, f"API key {key.id} has expired")
-        sub = key.staff_id or f"service:{key.service}"
         return Identity(
-            sub, "api-key", "apiKey", key.created_at, key.expires_at, None, None, _session(presented), key.id, key
+            sub=key.staff_id or f"service:{key.service}",
+            issuer="api-key",
+            kind="apiKey",
+            issued_at=key.created_at,
+            expires_at=key.expires_at,
+            auth_time=None,
+            groups=None,
+            session=_session(presented),
+            client=key.id,
+            api_key=key,
         )
 
     async def _by_token(self, token: str) -> Identity:
@@ -258,15 +266,15 @@ def _identity(issuer: Issuer, claims: Mapping[str, Any], session: str, now: date
         raise _refusal(REFUSED, "groups")
     client = claims.get("client_id")
     return Identity(
-        sub,
-        issuer.issuer,
-        issuer.kind,
-        datetime.fromtimestamp(issued, UTC),
-        datetime.fromtimestamp(expires, UTC),
-        None if authenticated is None else datetime.fromtimestamp(authenticated, UTC),
-        None if groups is None else tuple(groups),
-        session,
-        client if isinstance(client, str) else None,
+        sub=sub,
+        issuer=issuer.issuer,
+        kind=issuer.kind,
+        issued_at=datetime.fromtimestamp(issued, UTC),
+        expires_at=datetime.fromtimestamp(expires, UTC),
+        auth_time=None if authenticated is None else datetime.fromtimestamp(authenticated, UTC),
+        groups=None if groups is None else tuple(groups),
+        session=session,
+        client=client if isinstance(client, str) else None,
     )
 
 
@@ -289,14 +297,32 @@ def caller(identity: Identity, snapshot: Snapshot, now: datetime) -> Caller:
     key = identity.api_key
     if key is not None and key.service is not None:
         return Caller(
-            identity.sub, key.service.lower(), key.service.capitalize(), (key.grant,), identity.issued_at, None, identity.expires_at,
-            identity.session, identity.client, None, key.service, key.root_fields,
-        )  # fmt: skip
+            id=identity.sub,
+            handle=key.service.lower(),
+            display_name=key.service.capitalize(),
+            grants=(key.grant,),
+            issued_at=identity.issued_at,
+            auth_time=None,
+            expires_at=identity.expires_at,
+            session=identity.session,
+            client=identity.client,
+            service=key.service,
+            root_fields=key.root_fields,
+        )
     person, grants = _standing(identity.sub, identity.issued_at, identity.groups, snapshot, now)
     return Caller(
-        person.id, person.handle, person.display_name, grants, identity.issued_at, identity.auth_time, identity.expires_at,
-        identity.session, identity.client, identity.groups, None, key.root_fields if key else None,
-    )  # fmt: skip
+        id=person.id,
+        handle=person.handle,
+        display_name=person.display_name,
+        grants=grants,
+        issued_at=identity.issued_at,
+        auth_time=identity.auth_time,
+        expires_at=identity.expires_at,
+        session=identity.session,
+        client=identity.client,
+        groups=identity.groups,
+        root_fields=key.root_fields if key else None,
+    )
 
 
 def renewed(caller: Caller, snapshot: Snapshot, now: datetime) -> Caller:

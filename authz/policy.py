@@ -25,6 +25,12 @@ from authz.scope import ONE_TIER, ROLES, SERVICE, TIERS
 # Casbin logs every refused question at WARNING with its arguments; who asked what belongs to the audit log alone.
 logging.getLogger("casbin").setLevel(logging.ERROR)
 
+FILES: Final = (
+    "policy.csv",
+    "conditions.json",
+    "approval_policies.json",
+    "model.conf",
+)  # in the order of ``Policy.load``
 MATCHER: Final = "r_role == p_role && r_tier == p_tier && r_obj == p_obj && r_act == p_act"
 EFFECT: Final = "some(where (p_eft == allow)) && !some(where (p_eft == deny))"
 
@@ -131,15 +137,10 @@ class Policy:
 
     def explain(self, role: str, tier: str, object_: str, action: str) -> tuple[bool, Line | None]:
         """Casbin's answer and the line it rests on, for "why was I refused" only."""
-        if not (
-            role and tier and object_ and action
-        ):  # an empty question is what Casbin answers with yes on an empty policy
+        if not (role and tier and object_ and action):  # what Casbin answers with yes on an empty policy
             return False, None
         allowed, rule = self._enforcer.enforce_ex(role, tier, object_, action)
         return bool(allowed), self.all_lines[int(rule[-1])] if rule else None
-
-
-FILES: Final = ("policy.csv", "conditions.json", "approval_policies.json", "model.conf")
 
 
 def _digest(*texts: str) -> str:

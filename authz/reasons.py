@@ -5,6 +5,7 @@ The one source of the lists (console domain, section 5); conditions take the tok
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -15,6 +16,8 @@ from schema.errors import ConsoleError
 NOTE_MINIMUM: Final = 10
 NOTE_MAXIMUM: Final = 2_000
 TICKET_MAXIMUM: Final = 200
+# It stands in the audit log in clear, so it is a reference and never a sentence or an address.
+_TICKET: Final = re.compile(r"[!-?A-~]+")
 
 
 class Reason(Protocol):
@@ -201,7 +204,9 @@ def check(list_name: str, reason: Reason | None) -> None:
         )
     if len(note) > NOTE_MAXIMUM:
         raise ConsoleError("BAD_REQUEST", f"A note has at most {NOTE_MAXIMUM:,} characters.", field="reason.note")
-    if len(reason.ticket_ref or "") > TICKET_MAXIMUM:
+    if reason.ticket_ref and (len(reason.ticket_ref) > TICKET_MAXIMUM or not _TICKET.fullmatch(reason.ticket_ref)):
         raise ConsoleError(
-            "BAD_REQUEST", f"A ticket reference has at most {TICKET_MAXIMUM} characters.", field="reason.ticketRef"
+            "BAD_REQUEST",
+            f"A ticket reference has at most {TICKET_MAXIMUM} characters, without spaces and without @.",
+            field="reason.ticketRef",
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
@@ -9,8 +12,9 @@ from typing import Any, Final
 import asyncpg
 import orjson
 
+from countersign import ROOT
 from countersign.demo_data import Demo, build
-from countersign.settings import Settings
+from countersign.settings import Settings, SettingsError
 
 Progress = Callable[[str, int, int], None]  # what, rows done, rows in all
 _BATCH: Final = 200
@@ -30,7 +34,9 @@ async def _write(conn: asyncpg.Connection[Any], demo: Demo, progress: Progress) 
             by_columns.setdefault(tuple(_columns([row])), []).append(row)
         for columns, alike in by_columns.items():
             names = ", ".join(columns)  # our own column names, never input
-            statement = f"INSERT INTO {table} ({names}) SELECT {names} FROM jsonb_populate_recordset(null::{table}, $1::jsonb)"  # noqa: S608 - no input in it
+            statement = (
+                f"INSERT INTO {table} ({names}) SELECT {names} FROM jsonb_populate_recordset(null::{table}, $1::jsonb)"  # noqa: S608 - no input in it
+            )
             for start in range(0, len(alike), _BATCH):
                 batch = alike[start : start + _BATCH]
                 await conn.execute(statement, orjson.dumps(batch).decode())
@@ -49,4 +55,21 @@ async def seed(settings: Settings, progress: Progress) -> bool:
             await _write(conn, build(now), progress)
     finally:
         await conn.close()
+    if settings.uses_dev_issuer:
+        await asyncio.to_thread(_ask, settings)
     return True
+
+
+def _ask(settings: Settings) -> None:
+    """The demo's people ask for what waits. A start that is killed right here leaves the demo without that, and otherwise whole."""
+    done = subprocess.run(
+        [sys.executable, "-m", "countersign.demo_requests"],
+        env=settings.child_environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode:
+        raise SettingsError(f"The demo's people could not ask for what waits: {done.stderr.strip()}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from authz.dual_control import payload as bind_payload
+from authz import dual_control
 from services.cases.rules import FAMILIES
 
 # The order of the README and of `countersign demo`: in Lisbon, large enough for every amount of the tour.
@@ -414,17 +414,21 @@ def _approval(demo: Demo, rng: random.Random, refund: dict[str, Any], handle: st
     role = ROLES[handle.partition("-")[0]][0]
     tier = handle.split("-")[1].upper()
     request_id, created = refund["approval_request_id"], refund["created_at"]
+    facts = {"amountMinor": refund["amount_minor"], "sum24hMinor": refund["amount_minor"]}
+    requirement = dual_control.required("refund.request", facts, protected=False)
+    if requirement is None:  # what the facts leave open counts against the requester
+        raise ValueError("a countersigned refund of the demo needs no approval")
     arguments = {
         "orderId": refund["order_id"],
         "amount": {"amountMinor": refund["amount_minor"], "currency": refund["currency"]},
     }
-    canonical, digest = bind_payload(
+    canonical, digest = dual_control.payload(
         action="refund.request",
         arguments=arguments,
         target_id=refund["order_id"],
         target_version=1,
         requester_id=refund["requester_id"],
-        policy_id="refund.request/1",
+        policy_id=requirement.policy_id,
         policy_version=1,
     )
     state, vote = {
@@ -448,11 +452,11 @@ def _approval(demo: Demo, rng: random.Random, refund: dict[str, Any], handle: st
         payload=canonical,
         payload_hash=digest,
         diff={},
-        facts={"amountMinor": refund["amount_minor"], "sum24hMinor": refund["amount_minor"]},
-        policy_id="refund.request/1",
+        facts=facts,
+        policy_id=requirement.policy_id,
         policy_version=1,
-        seats=[],
-        approvals_needed=1,
+        seats=requirement.to_json(),
+        approvals_needed=requirement.approvals,
         requester_id=refund["requester_id"],
         requester_role=role,
         requester_tier=tier,

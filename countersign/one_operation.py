@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
@@ -10,14 +12,28 @@ import orjson
 from countersign.lifespan import lifespan
 from countersign.settings import Settings
 
+# A token and a body to the whole answer.
+Post = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 
-async def post(settings: Settings, token: str, body: dict[str, Any]) -> dict[str, Any]:
-    """POST /graphql with this token; the whole answer. What it did is recorded as from any other client."""
+
+@asynccontextmanager
+async def session(settings: Settings) -> AsyncIterator[Post]:
+    """Calls of one application: each posts a body to /graphql with a token and gives the whole answer."""
     from app import create_app
 
     application = create_app(settings)
     async with lifespan(application):
-        return await _call(application, token, orjson.dumps(body))
+
+        async def post(token: str, body: dict[str, Any]) -> dict[str, Any]:
+            return await _call(application, token, orjson.dumps(body))
+
+        yield post
+
+
+async def post(settings: Settings, token: str, body: dict[str, Any]) -> dict[str, Any]:
+    """One call. What it did is recorded as from any other client."""
+    async with session(settings) as call:
+        return await call(token, body)
 
 
 async def _call(application: Any, token: str, body: bytes) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -79,7 +79,7 @@ def usable(conn: asyncpg.Connection[Any]) -> bool:
 
 
 @asynccontextmanager
-async def connection(pool: asyncpg.Pool[Any]) -> AsyncIterator[asyncpg.Connection[Any]]:
+async def connection(pool: asyncpg.Pool[Any]) -> AsyncGenerator[asyncpg.Connection[Any], None]:
     """A connection within three seconds, else ``RATE_LIMITED``; a database that does not answer is ``DEPENDENCY_UNAVAILABLE``."""
     try:
         conn = await pool.acquire(timeout=ACQUIRE_SECONDS)

@@ -11,7 +11,7 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -134,7 +134,7 @@ class UnitOfWork:
         self.deliveries.append(delivery)
 
     @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
+    async def savepoint(self) -> AsyncGenerator[None, None]:
         """Undo rows, events, records and deliveries of the block when it raises; the transaction stays usable."""
         kept = len(self.records), len(self.events), len(self.deliveries)
         await self.conn.execute("SAVEPOINT step")
@@ -197,15 +197,14 @@ class UnitOfWork:
         """Seal, then commit. Returns once it is durable; a connection lost here leaves the outcome unknown (ID-2)."""
         await self.seal()
         tag = await self.conn.execute("COMMIT")
-        if (
-            tag != "COMMIT"
-        ):  # a transaction that had failed already: Postgres answers COMMIT with ROLLBACK, not an error
+        # A transaction that had failed already: Postgres answers COMMIT with ROLLBACK, not with an error.
+        if tag != "COMMIT":
             raise ConsoleError("INTERNAL", "The transaction had failed before its commit.")
         self.committed = True
 
 
 @asynccontextmanager
-async def begin(pool: asyncpg.Pool[Any], recorder: Recorder, *, cities: str) -> AsyncIterator[UnitOfWork]:
+async def begin(pool: asyncpg.Pool[Any], recorder: Recorder, *, cities: str) -> AsyncGenerator[UnitOfWork, None]:
     """Open a unit of work for someone who sees ``cities`` (comma-separated ids, or ``*``).
 
     Left without ``commit``, it rolls back.

@@ -15,14 +15,15 @@ import asyncpg
 from audit import health, live
 from audit.writer import Limits
 from resolvers.computed import Call, Function
+from resolvers.paging import page_limit
 from schema.errors import ConsoleError
 
 _ROW: Final = ("audit", "verify")
-_DEFAULT_LIMIT: Final = 20
-_MAX_LIMIT: Final = 100
 
 
-def functions(pool: asyncpg.Pool[Any], trust: Callable[[], live.Trust], limits: Limits, *, worm: bool) -> Mapping[str, Function]:
+def functions(
+    pool: asyncpg.Pool[Any], trust: Callable[[], live.Trust], limits: Limits, *, worm: bool
+) -> Mapping[str, Function]:
     """By root field. ``pool`` is of the audit reader's role; ``trust`` is asked at each verification, since keys may be made after us."""
 
     async def verify_audit(call: Call) -> dict[str, Any]:
@@ -33,7 +34,9 @@ def functions(pool: asyncpg.Pool[Any], trust: Callable[[], live.Trust], limits: 
         record_id = str(call.arguments["id"])
         actor = await pool.fetchval("SELECT actor_id FROM audit.entry WHERE id::text = $1", record_id)
         # Absent and out of reach answer alike.
-        return await live.proof(pool, record_id) if actor is not None and _proves(call, "getAuditProof", actor) else None
+        return (
+            await live.proof(pool, record_id) if actor is not None and _proves(call, "getAuditProof", actor) else None
+        )
 
     async def checkpoint(call: Call) -> dict[str, Any] | None:
         _require(call, "getAuditCheckpoint", "OWN")
@@ -41,9 +44,13 @@ def functions(pool: asyncpg.Pool[Any], trust: Callable[[], live.Trust], limits: 
 
     async def checkpoints(call: Call) -> dict[str, Any]:
         _require(call, "listAuditCheckpoints", "OWN")
-        limit = _limit(call.arguments.get("limit"))
-        ascending = str(getattr(call.arguments.get("sortDirection"), "value", call.arguments.get("sortDirection"))) == "ASC"
-        page = await live.checkpoints(pool, limit=limit + 1, after_size=_after(call.arguments.get("nextToken")), descending=not ascending)
+        limit = page_limit(call.arguments)
+        ascending = (
+            str(getattr(call.arguments.get("sortDirection"), "value", call.arguments.get("sortDirection"))) == "ASC"
+        )
+        page = await live.checkpoints(
+            pool, limit=limit + 1, after_size=_after(call.arguments.get("nextToken")), descending=not ascending
+        )
         more = len(page) > limit
         return {"items": page[:limit], "nextToken": _token(page[limit - 1]) if more else None}
 
@@ -71,14 +78,6 @@ def _proves(call: Call, field: str, actor_id: str) -> bool:
 def _require(call: Call, field: str, relation: str) -> None:
     if not call.snapshot.permits(call.caller.grants, *_ROW, {"relation": relation, "rootField": field}).allowed:
         raise ConsoleError("Unauthorized", f"Not Authorized to access {field} on type Query")
-
-
-def _limit(wanted: int | None) -> int:
-    if wanted is None:
-        return _DEFAULT_LIMIT
-    if not 1 <= wanted <= _MAX_LIMIT:
-        raise ConsoleError("BAD_REQUEST", f"limit is 1 to {_MAX_LIMIT}.", field="limit")
-    return wanted
 
 
 def _token(last: Mapping[str, Any]) -> str:

@@ -1,27 +1,18 @@
-"""What one request carries through reader and pipeline, and the parts of the process that answer it.
+"""What one request carries through reader and pipeline.
 
-Both are immutable. A ``Request`` holds the policy snapshot it is judged by: whoever meets a newer one makes a new
-``Request`` with ``under`` and starts the decision over (security-contract AZ-7).
+Immutable. A ``Request`` holds the policy snapshot it is judged by: whoever meets a newer one makes a new ``Request`` with
+``under`` and starts the decision over (security-contract AZ-7).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import asyncpg
-
-    from audit.writer import Writer
     from authz.caller import Caller
-    from authz.enforcer import Authorizer, Snapshot
-    from resolvers.callers import Callers
-    from resolvers.documents import Documents
-    from resolvers.pipeline import Pipeline
-    from resolvers.reader import Reader
-    from schema.console import Console
+    from authz.enforcer import Snapshot
 
 
 @dataclass(frozen=True)
@@ -50,62 +41,3 @@ class Request:
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The figures of security-contract sections 4, 5 and 8 that the wire enforces; tests tighten them."""
-
-    body_bytes: int = 1024 * 1024  # QL-2
-    body_seconds: float = 10.0  # QL-3
-    operation_seconds: float = 30.0  # QL-13
-    response_bytes: int = 5 * 1024 * 1024  # QL-14
-    query_rate: tuple[float, int] = (50.0, 100)  # RT-1: per second, burst
-    mutation_rate: tuple[float, int] = (10.0, 30)
-    vote_rate: tuple[float, int] = (1.0, 60)
-    bad_credential_rate: tuple[float, int] = (20.0 / 60, 20)
-    operations_at_once: int = 8
-    init_seconds: float = 10.0  # WS-2
-    subscriptions_per_connection: int = 100  # WS-3
-    subscriptions_per_person: int = 400
-    connections_per_person: int = 10
-    unauthenticated_sockets: int = 200
-    message_bytes: int = 128 * 1024  # WS-4
-    message_rate: tuple[float, int] = (20.0, 100)
-    event_bytes: int = 240 * 1024
-    queue_events: int = 256  # WS-5
-    queue_bytes: int = 1024 * 1024
-    keepalive_seconds: float = 55.0
-    write_seconds: float = 10.0  # WS-8
-    session_check_seconds: float = 2.0  # WS-6: expiry, lock and narrowed grants are noticed within it
-    connection_seconds: float = 24 * 3600.0
-    token_leeway_seconds: float = 30.0  # TK-4
-    poll_seconds: float = 1.0  # the hub's look at the event table that depends on no notification
-
-
-@dataclass(frozen=True)
-class Front:
-    """What the HTTP front lets in and shows: hosts, origins, whether loopback origins and introspection are free."""
-
-    hosts: frozenset[str] = frozenset()  # Host header without port; empty = any loopback name only
-    origins: frozenset[str] = frozenset()  # exact Origin values
-    loopback: bool = True  # embedded mode: loopback hosts and origins are allowed as well
-    introspection: bool = True  # BR-4: free for anyone authenticated; otherwise for holders of schema:introspect
-    tls: bool = False  # HSTS also where the proxy in front ends TLS
-
-
-@dataclass(frozen=True)
-class Services:
-    """Everything a handler needs, built once per process by ``app.py``."""
-
-    console: Console
-    callers: Callers
-    authorizer: Authorizer
-    documents: Documents
-    reader: Reader
-    pipeline: Pipeline
-    writer: Writer
-    app_pool: asyncpg.Pool[Any]
-    limits: Limits
-    front: Front
-    clock: Callable[[], datetime] = utc_now

@@ -13,9 +13,10 @@ from typing import Any, Final
 import orjson
 
 from audit.record import SYSTEM_ACTOR, new_record
+from authz.reasons import ALL_CODES
 from db.unit_of_work import Row, uuid7
 from resolvers.context import Request
-from resolvers.records import actor_of, operation_of, policy_of, request_of
+from resolvers.records import actor_of, operation_of, policy_of, request_of, sought_id
 from schema.directives import FieldRules
 from schema.errors import ConsoleError
 from services.command import Act, Reason, Result, Target
@@ -46,7 +47,6 @@ _UNDIGESTED: Final = frozenset(
         "explanation",
     }
 )
-_ID_SHOWN: Final = 100  # characters of an id that a client made up
 _JOINED: Final = frozenset({"hidden_actions"})  # read beside a row, not part of it
 
 
@@ -131,13 +131,14 @@ def of_refusal(
         operation=operation_of(request, digestible(arguments)),
         object=_sought(sight),
         policy=policy_of(request.snapshot, sight.row),
-        reason=None if reason is None else {"code": reason.code[:_ID_SHOWN], "ticket": None},
+        # A code of no list is whatever the client wrote.
+        reason={"code": reason.code, "ticket": None} if reason is not None and reason.code in ALL_CODES else None,
         approval=None if target is None else approval_of(target.row),
         idem=key_digest(sight.idempotency_key),
         result={"code": code, "outcome": "FAILED"},
         # Without the subject's tag: nothing of the subject is in it, and making his first key could wait for the very
         # transaction that this attempt ran into.
-        priv={"request.ip": request.ip},
+        priv={"request.ip": request.ip, "object.id": _sealed_id(sight)},
     )
 
 
@@ -210,5 +211,9 @@ def _sought(sight: Sight) -> dict[str, Any] | None:
     if sight.sought is None:
         return None
     kind, identity = sight.sought
-    # An id of a person would be given a key to become a tag: not for one that may not even exist.
-    return {"type": kind, "id": None if kind == "Subject" else identity[:_ID_SHOWN]}
+    return {"type": kind, "id": sought_id(kind, identity)[0]}
+
+
+def _sealed_id(sight: Sight) -> str | None:
+    """The id that was sought, where it must not stand in clear."""
+    return None if sight.target is not None or sight.sought is None else sought_id(*sight.sought)[1]

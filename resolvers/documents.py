@@ -8,6 +8,7 @@ variable is known later; ``bind`` evaluates it with the values of the request.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from graphql import (
     DirectiveNode,
     DocumentNode,
     FieldNode,
+    FloatValueNode,
     FragmentDefinitionNode,
     FragmentSpreadNode,
     GraphQLError,
@@ -31,6 +33,7 @@ from graphql import (
     ObjectValueNode,
     OperationDefinitionNode,
     SelectionSetNode,
+    StringValueNode,
     VariableNode,
     get_named_type,
     is_list_type,
@@ -40,6 +43,7 @@ from graphql import (
 from graphql.execution.values import VariableValues, get_variable_values
 from graphql.type import GraphQLNonNull
 
+from resolvers.paging import DEFAULT_LIMIT
 from resolvers.validation_errors import located, validation_errors
 from schema.errors import ConsoleError
 
@@ -59,13 +63,12 @@ OPERATIONS: Final = 10
 VARIABLES: Final = 200
 LIST_INPUT: Final = 100
 VALUE_DEPTH: Final = 32
-DEFAULT_LIMIT: Final = 20
-HEAVY: Final = 50  # a search, a verification or a reveal counts as this many objects
-HEAVY_FIELDS: Final = frozenset({"verifyAudit", "search", "revealAsset", "revealPii"})
+HEAVY: Final = 50  # a verification counts as this many objects
+HEAVY_FIELDS: Final = frozenset({"verifyAudit"})
 CACHED_DOCUMENTS: Final = 1_000
 CACHED_TEXT_BYTES: Final = 8 * 1024 * 1024
 
-_INTROSPECTION = frozenset({"__schema", "__type"})
+INTROSPECTION: Final = frozenset({"__schema", "__type"})
 
 
 class DocumentSyntaxError(Exception):
@@ -126,7 +129,7 @@ class Operation:
         values = dict(raw or {})
         if len(values) > VARIABLES:
             raise _exceeded("variables", VARIABLES)
-        _check_lists(values)
+        _check_values(values)
         coerced = get_variable_values(
             schema, self.definition.variable_definitions or (), values, max_errors=10, hide_suggestions=True
         )
@@ -148,17 +151,30 @@ def wrong_variable(error: GraphQLError) -> dict[str, Any]:
     return located(error, f"Variable '{name}' has an invalid value{where} : {reason}")
 
 
-def _check_lists(value: object, depth: int = 0) -> None:
+def _check_values(value: object, depth: int = 0) -> None:
     if depth > VALUE_DEPTH:
         raise _exceeded("value depth", VALUE_DEPTH)
     if isinstance(value, dict):
         for item in value.values():
-            _check_lists(item, depth + 1)
+            _check_values(item, depth + 1)
     elif isinstance(value, list):
         if len(value) > LIST_INPUT:
             raise _exceeded("list items", LIST_INPUT)
         for item in value:
-            _check_lists(item, depth + 1)
+            _check_values(item, depth + 1)
+    elif isinstance(value, str | float):
+        _check_scalar(value)
+
+
+def _check_scalar(value: str | float) -> None:
+    """Refuse what a GraphQL literal can still spell where JSON cannot (QL-4).
+
+    That is NUL, which PostgreSQL's text does not hold, and ``1e999``.
+    """
+    if isinstance(value, str) and "\x00" in value:
+        raise ConsoleError("BAD_REQUEST", "A text holds a NUL character.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConsoleError("BAD_REQUEST", "A number is out of range.")
 
 
 @dataclass
@@ -274,10 +290,10 @@ class _Counting:
         definition = parent.fields.get(name) if isinstance(parent, GraphQLObjectType) else None
         named = get_named_type(definition.type) if definition else None
         below = self._selection(node.selection_set, named.name if named else "", depth + 1)
-        if name in _INTROSPECTION and 1 + below.depth > INTROSPECTION_DEPTH:
+        if name in INTROSPECTION and 1 + below.depth > INTROSPECTION_DEPTH:
             raise _exceeded("depth", INTROSPECTION_DEPTH)
         summary = _Summary(
-            depth=0 if name in _INTROSPECTION else 1 + below.depth,
+            depth=0 if name in INTROSPECTION else 1 + below.depth,
             fields=1 + below.fields,
             keys=Counter({node.alias.value if node.alias else name: 1}),
         )
@@ -316,6 +332,10 @@ class _Counting:
         elif isinstance(value, ObjectValueNode):
             for entry in value.fields:
                 self._literal(entry.value, depth + 1)
+        elif isinstance(value, StringValueNode):
+            _check_scalar(value.value)
+        elif isinstance(value, FloatValueNode):
+            _check_scalar(float(value.value))
 
 
 def _spreads(selection: SelectionSetNode) -> Iterator[str]:

@@ -19,7 +19,7 @@ from resolvers import edge_json
 from resolvers.edge_errors import JSON_TYPE, RefusalError, coded, malformed
 
 if TYPE_CHECKING:
-    from resolvers.context import Front, Limits
+    from resolvers.limits import Front, Limits
 
 _CREDENTIAL_HEADERS: Final = ("authorization", "x-api-key", "host", "content-type", "origin", "content-length")
 # What Amplify sends, nothing else (BR-2).
@@ -145,7 +145,7 @@ class Edge:
         headers += [(name, value) for name, value in _PROTECTION if name not in present]
         headers.append((b"x-amzn-requestid", request_id.encode()))
         headers.append((b"vary", b"origin"))
-        if scope["scheme"] == "https" or self._front.tls:
+        if scope["scheme"] == "https":
             headers.append(_HSTS)
         if origin is not None:
             headers += [

@@ -48,17 +48,18 @@ def field_error(
         "data": None,
         "errorType": error.code,
         "errorInfo": None if isinstance(error, NotAuthorizedError) else error.error_info,
-        "locations": [{"line": line, "column": column, "sourceName": None} for line, column in locations]
-        if locations
-        else None,
+        "locations": source_locations(locations),
         "message": error.message,
     }
 
 
-def coded(error: BaseException, request_id: str) -> ConsoleError:
-    """The error as it may leave: a ``ConsoleError`` as it is, anything else as INTERNAL with the request's id.
+def source_locations(locations: Sequence[tuple[int, int]] | None) -> list[dict[str, Any]] | None:
+    """Lines and columns of the document, as AppSync writes them."""
+    return [{"line": line, "column": column, "sourceName": None} for line, column in locations or ()] or None
 
-    """
+
+def coded(error: BaseException, request_id: str) -> ConsoleError:
+    """The error as it may leave: a ``ConsoleError`` as it is, anything else as INTERNAL with the request's id."""
     if isinstance(error, ConsoleError):
         return error
     logger.error("internal error request=%s: %s", request_id, described(error))

@@ -57,12 +57,8 @@ def dig(arguments: Any, path: Path) -> Any:
 
 
 def scalar(value: Any) -> Any:
-    """An enum member as the database has it; text that PostgreSQL cannot hold is refused."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, str) and "\x00" in value:
-        raise ConsoleError("BAD_REQUEST", "A text holds a NUL character.")
-    return value
+    """An enum member as the database has it; text is as ``resolvers.documents`` let it in."""
+    return value.value if isinstance(value, Enum) else value
 
 
 def instant(value: Any) -> datetime:

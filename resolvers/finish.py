@@ -29,9 +29,10 @@ from graphql.execution.values import VariableValues
 from resolvers import computed
 from resolvers import source_fields as spec
 from resolvers.binding import Binding
-from resolvers.edge_errors import coded
-from resolvers.labels import KEY, ROW, label
-from resolvers.plans import Plan, Site, page_limit
+from resolvers.edge_errors import coded, field_error
+from resolvers.labels import KEY, NEED, ROW, label
+from resolvers.paging import page_limit
+from resolvers.read_plan import Plan, Site
 from resolvers.sources import SOURCES
 from resolvers.tokens import Cursor, Place, Tokens
 from schema.errors import ConsoleError, NotAuthorizedError
@@ -70,6 +71,7 @@ class Run:
     binding: Binding
     tokens: Tokens
     digests: Mapping[int, str]
+    request_id: str = "-"
 
     def place(self, site: Site) -> Place:
         return Place(self.binding.caller.id, site.place, self.digests.get(site.index, ""))
@@ -131,7 +133,7 @@ class Finisher:
         result = execute_sync(
             self._core, ast, root_value=values, context_value=run, variable_values=raw, field_resolver=self._resolve
         )
-        return result.data, [render_error(error, self._core) for error in result.errors or ()]
+        return result.data, [_rendered(error, self._core, run.request_id) for error in result.errors or ()]
 
     def _resolve(self, source: Any, info: GraphQLResolveInfo[Run], **_: Any) -> Any:
         run: Run = info.context
@@ -187,7 +189,7 @@ def _computed(compute: Callable[[Binding, Any], Any]) -> Callable[[Run, Any, str
 def _actors(found: spec.Actor | spec.Actors) -> Callable[[Run, Any, str], Any]:
     if isinstance(found, spec.Actors):
         return lambda run, row, name: [Document(computed.actor(run.binding.snapshot, one)) for one in row[name] or ()]
-    kind = f"$c_{found.kind}" if found.kind else None
+    kind = f"{NEED}{found.kind}" if found.kind else None
 
     def one(run: Run, row: Any, name: str) -> Any:
         if row[name] is None:
@@ -197,40 +199,28 @@ def _actors(found: spec.Actor | spec.Actors) -> Callable[[Run, Any, str], Any]:
     return one
 
 
-def render_error(error: GraphQLError, core: GraphQLSchema | None = None) -> dict[str, Any]:
+def _rendered(error: GraphQLError, core: GraphQLSchema, request_id: str) -> dict[str, Any]:
     """One error of an execution with all of AppSync's keys. Whatever has no code of ours is INTERNAL, and its text stays here."""
-    locations = [{"line": at.line, "column": at.column, "sourceName": None} for at in error.locations or ()] or None
-    path = list(error.path) if error.path else None
     original: BaseException | None = error.original_error
     if not isinstance(original, ConsoleError) and (match := _NULL.match(error.message)):
-        return _null_error(match[1], match[2], path, core)
+        return _null_error(match[1], match[2], error.path, core, request_id)
     if original is None:  # raised by graphql-core itself: a value that its type cannot show
         original = error
-    if isinstance(original, ConsoleError):
-        found = original
-    else:
-        coded(original, "-")  # class and frames for the log
-        found = ConsoleError("INTERNAL")
-    return {
-        "path": path,
-        "data": None,
-        "errorType": found.code,
-        "errorInfo": None if isinstance(found, NotAuthorizedError) else found.error_info,
-        "locations": locations,
-        "message": found.message,
-    }
+    return field_error(coded(original, request_id), error.path or None, error.locations)
 
 
-def _null_error(parent: str, name: str, path: list[str | int] | None, core: GraphQLSchema | None) -> dict[str, Any]:
-    of = core.get_type(parent) if core else None
+def _null_error(
+    parent: str, name: str, path: Sequence[str | int] | None, core: GraphQLSchema, request_id: str
+) -> dict[str, Any]:
+    of = core.get_type(parent)
     kind = get_named_type(of.fields[name].type).name if isinstance(of, GraphQLObjectType) else name
     where = "/".join(str(part) for part in path or ())
     message = f"Cannot return null for non-nullable type: '{kind}' within parent '{parent}' (/{where})"
     return {
-        "path": path,
+        "path": list(path) if path else None,
         "data": None,
         "errorType": "INTERNAL",
-        "errorInfo": {"retryable": False},
+        "errorInfo": {"retryable": False, "requestId": request_id},
         "locations": None,
         "message": message,
     }

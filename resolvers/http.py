@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from authz.identity import AuthError, Identity, renewed
 from resolvers.context import Request
-from resolvers.documents import DocumentSyntaxError, InvalidDocumentError, Operation
+from resolvers.documents import INTROSPECTION, DocumentSyntaxError, InvalidDocumentError, Operation
 from resolvers.edge import Body, ClientGoneError, client_address, graphql_body, headers_of, respond
 from resolvers.edge_errors import GRAPHQL_TYPE, JSON_TYPE, RefusalError, coded, field_error, malformed
 from resolvers.http_reads import read, record_refusal
@@ -33,11 +33,10 @@ if TYPE_CHECKING:
     from graphql.execution.values import VariableValues
 
     from db.unit_of_work import UnitOfWork
-    from resolvers.context import Services
+    from resolvers.parts import Parts
     from services.command import Result
 
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-_INTROSPECTION: Final = frozenset({"__schema", "__type"})
 _GRAPHQL_RESPONSE: Final = "application/graphql-response+json"
 
 
@@ -78,9 +77,9 @@ class _Accepts:
 class GraphQL:
     """The ASGI application of the route. ``page`` answers a browser's GET."""
 
-    def __init__(self, services: Services, page: ASGIApp | None = None) -> None:
-        limits = services.limits
-        self._services = services
+    def __init__(self, parts: Parts, page: ASGIApp | None = None) -> None:
+        limits = parts.limits
+        self._parts = parts
         self._page = page
         self._queries = Buckets(limits.query_rate)
         self._mutations = Buckets(limits.mutation_rate)
@@ -100,13 +99,13 @@ class GraphQL:
             return
         accepts = _Accepts.of(headers.get("accept", ""))
         try:
-            body = await graphql_body(scope, receive, headers, self._services.limits)
+            body = await graphql_body(scope, receive, headers, self._parts.limits)
         except ClientGoneError:
             return
         request_id: str = scope["state"]["request_id"]
         ip = client_address(scope)
         try:
-            identity = await self._services.callers.identify(headers, ip)
+            identity = await self._parts.callers.identify(headers, ip)
         except AuthError as error:
             raise _unauthorized(error) from error
         # A task of its own: once begun, an operation is not cancelled because the client hung up (AU-4).
@@ -124,12 +123,12 @@ class GraphQL:
             raise _unauthorized(error) from error
         invalid = answer.invalid and accepts.graphql
         content = answer.body(without_data=invalid)
-        if len(content) > self._services.limits.response_bytes:
+        if len(content) > self._parts.limits.response_bytes:
             too_large = ConsoleError(
                 "LIMIT_EXCEEDED",
                 "The response is too large.",
                 limit="responseBytes",
-                max=self._services.limits.response_bytes,
+                max=self._parts.limits.response_bytes,
             )
             content = Answer(errors=[field_error(too_large, None)], receipts=answer.receipts).body(without_data=False)
         await respond(send, 400 if invalid else 200, content, accepts.content_type)
@@ -138,13 +137,13 @@ class GraphQL:
         self, identity: Identity, body: Body, headers: dict[str, str], ip: str, request_id: str
     ) -> Answer:
         """Everything after the token. Raises only what still refuses the whole request by status."""
-        services = self._services
+        parts = self._parts
         try:
-            async with asyncio.timeout(services.limits.operation_seconds):
-                caller, snapshot = await services.callers.caller(identity, ip)
-                operation = services.documents.operation(body.query, body.operation_name)
-                variables = operation.bind(services.console.core, body.variables)
-                roots = root_fields(services.console.core, operation, variables)
+            async with asyncio.timeout(parts.limits.operation_seconds):
+                caller, snapshot = await parts.callers.caller(identity, ip)
+                operation = parts.documents.operation(body.query, body.operation_name)
+                variables = operation.bind(parts.console.core, body.variables)
+                roots = root_fields(parts.console.core, operation, variables)
                 traced = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
                 request = Request(
                     id=request_id,
@@ -156,7 +155,7 @@ class GraphQL:
                     client=caller.client,
                     ip=ip,
                     user_agent=headers.get("user-agent"),
-                    received_at=services.clock(),
+                    received_at=parts.clock(),
                 )
                 with self._at_once.inside(caller.id):
                     self._rate(caller.id, operation, roots)
@@ -192,22 +191,22 @@ class GraphQL:
             return Answer(errors=[field_error(error, [root.key], root.locations) for root in roots])
         if operation.kind == "mutation":
             return await self._mutate(request, operation, variables, roots)
-        services = self._services
+        parts = self._parts
         closed = [root for root in roots if not self._open(request, root)]
         if closed:
-            await record_refusal(services, request, "Query", closed, NotAuthorizedError("Query", closed[0].name))
+            await record_refusal(parts, request, "Query", closed, NotAuthorizedError("Query", closed[0].name))
             return Answer(
                 errors=[
                     field_error(NotAuthorizedError("Query", root.name), [root.key], root.locations) for root in closed
                 ]
             )
-        answer, receipts = await read(services, request, identity, operation, variables)
+        answer, receipts = await read(parts, request, identity, operation, variables)
         return Answer(answer.data, answer.errors, receipts)
 
     def _open(self, request: Request, root: RootField) -> bool:
         """What is closed whatever the policy rows say: fields beyond an API key's list (TK-9), and the schema itself (BR-4)."""
         caller = request.caller
-        if root.name in _INTROSPECTION and not self._services.front.introspection:
+        if root.name in INTROSPECTION and not self._parts.front.introspection:
             return request.snapshot.opens(caller.grants, "schema", "introspect", caller.facts)
         return caller.root_fields is None or root.name.startswith("__") or root.name in caller.root_fields
 
@@ -216,7 +215,7 @@ class GraphQL:
     ) -> Answer:
         """Root fields in the document's order, each a unit of work of its own; the first non-null failure ends the row."""
         answer = Answer(data={})
-        fields = self._services.console.core.mutation_type.fields if self._services.console.core.mutation_type else {}
+        fields = self._parts.console.core.mutation_type.fields if self._parts.console.core.mutation_type else {}
         for root in roots:
             if root.name == "__typename":
                 answer.data = {**(answer.data or {}), root.key: "Mutation"}
@@ -239,35 +238,43 @@ class GraphQL:
         self, request: Request, operation: Operation, variables: VariableValues, root: RootField
     ) -> tuple[Any, list[dict[str, Any]], dict[str, Any]]:
         """One unit of work: its payload, read on its connection before it commits; errors within it; the receipt."""
-        if (
-            root.name not in COMMANDS
-        ):  # publish*: for the IAM mode behind real AppSync, which is no mode of this server (TK-9)
+        # publish*: for the IAM mode behind real AppSync, which is no mode of this server (TK-9).
+        if root.name not in COMMANDS:
             denied = NotAuthorizedError("Mutation", root.name)
-            await record_refusal(self._services, request, "Mutation", [root], denied)
+            await record_refusal(self._parts, request, "Mutation", [root], denied)
             raise denied
         errors: list[dict[str, Any]] = []
         receipt: dict[str, Any] = {}
 
-        self._services.reader.check(request.caller, request.snapshot, operation, variables, root.nodes[0])
+        def accept(judged: Request) -> None:
+            self._parts.reader.check(judged.caller, judged.snapshot, operation, variables, root.nodes[0])
 
         async def answer(uow: UnitOfWork, result: Result, extra: Mapping[str, Any]) -> Any:
             held = await self._as_of(request, uow.authz_version)
-            payload = await self._services.reader.payload(
-                uow, held.caller, held.snapshot, operation, variables, root.nodes[0], result, extra
+            payload = await self._parts.reader.payload(
+                uow,
+                held.caller,
+                held.snapshot,
+                operation,
+                variables,
+                root.nodes[0],
+                result,
+                extra,
+                request_id=request.id,
             )
             # Assigned, not added: an attempt that the database aborts is run again, and this with it.
             errors[:] = payload.errors
             receipt.update(id=extra["receipt"]["id"], hash=extra["receipt"]["hash"])
             return (payload.data or {}).get(root.key)
 
-        value = await self._services.pipeline.run(request, root.name, root.arguments, answer)
+        value = await self._parts.pipeline.run(request, root.name, root.arguments, answer, accept)
         return value, errors, receipt
 
     async def _as_of(self, request: Request, version: int) -> Request:
         """The request by the policy that its unit of work runs under, which may be newer than the one it came with."""
         if version == request.snapshot.version:
             return request
-        snapshot = await self._services.authorizer.current(version)
+        snapshot = await self._parts.authorizer.current(version)
         return request.under(renewed(request.caller, snapshot, request.received_at), snapshot)
 
 

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from graphql.execution.values import VariableValues
 
     from authz.identity import Identity
-    from resolvers.context import Request, Services
+    from resolvers.context import Request
     from resolvers.documents import Operation
+    from resolvers.parts import Parts
     from resolvers.reader import Answer
     from resolvers.roots import RootField
 
@@ -24,20 +25,22 @@ _DENIALS: Final = frozenset({"Unauthorized", "NOT_FOUND"})
 
 
 async def read(
-    services: Services, request: Request, identity: Identity, operation: Operation, variables: VariableValues
+    parts: Parts, request: Request, identity: Identity, operation: Operation, variables: VariableValues
 ) -> tuple[Answer, list[dict[str, Any]]]:
     """The answer and the receipts of its records, one per root field instance. Raises ``AUDIT_UNAVAILABLE``: nothing is shown."""
     for _ in range(_ATTEMPTS):
         try:
-            answer = await services.reader.query(request.caller, request.snapshot, operation, variables)
+            answer = await parts.reader.query(
+                request.caller, request.snapshot, operation, variables, request_id=request.id
+            )
             break
         except StaleSnapshotError:
             # Grants have changed since the snapshot: nothing was read; the decision starts over on the newer one.
-            request = request.under(*await services.callers.caller(identity, request.ip, request.snapshot.version + 1))
+            request = request.under(*await parts.callers.caller(identity, request.ip, request.snapshot.version + 1))
     else:
         raise ConsoleError("DEPENDENCY_UNAVAILABLE", "The policy keeps changing; try again.")
-    records = [_record(request, root, services) for root in answer.reads]
-    receipts = await services.writer.reads(services.app_pool, records)
+    records = [_record(request, root, parts) for root in answer.reads]
+    receipts = await parts.writer.reads(parts.app_pool, records)
     return answer, [
         {"field": root.key, "id": receipt.id, "hash": receipt.hash}
         for root, receipt in zip(answer.reads, receipts, strict=True)
@@ -45,17 +48,17 @@ async def read(
 
 
 async def record_refusal(
-    services: Services, request: Request, type_name: str, roots: Sequence[RootField], error: ConsoleError
+    parts: Parts, request: Request, type_name: str, roots: Sequence[RootField], error: ConsoleError
 ) -> None:
     """Record root fields that were refused before reader or pipeline saw them. Raises ``AUDIT_UNAVAILABLE``."""
     records = []
     for root in roots:
-        rules = services.console.rules.get((type_name, root.name))
+        rules = parts.console.rules.get((type_name, root.name))
         action = rules.record_action if rules else "schema.introspect"
         records.append(
             wire_record(
                 request,
-                services.clock(),
+                parts.clock(),
                 kind="denied",
                 action=action,
                 field=f"{type_name}.{root.name}",
@@ -65,15 +68,16 @@ async def record_refusal(
                 outcome="FAILED",
             )
         )
-    await services.writer.reads(services.app_pool, records)
+    await parts.writer.reads(parts.app_pool, records)
 
 
-def _record(request: Request, root: RootRead, services: Services) -> dict[str, Any]:
-    code = root.error.code if root.error else None
+def _record(request: Request, root: RootRead, parts: Parts) -> dict[str, Any]:
+    # No object and none within reach are one answer; for the auditor both are an attempt, as in a mutation.
+    code = root.error.code if root.error else "NOT_FOUND" if root.sought is not None else None
     denied = code in _DENIALS
     return wire_record(
         request,
-        services.clock(),
+        parts.clock(),
         kind="denied" if denied else "read",
         action=root.action,
         field=root.field,
@@ -83,6 +87,7 @@ def _record(request: Request, root: RootRead, services: Services) -> dict[str, A
         policy_row=root.policy_row,
         object_type=root.object_type,
         ids=root.ids,
+        sought=root.sought,
         count=root.count,
         filter_digest=root.filter_digest,
         outcome="EXECUTED" if code is None else "FAILED",

@@ -2,14 +2,8 @@
 
 An ``event`` row is written in the transaction of its change and numbered after the commit by one sequencer (security
 contract ID-3), so the row numbers that become visible only grow and "greater than the last" misses nothing. NOTIFY only
-saves waiting: the hub also looks once a second. Topic = the GraphQL type; ``payload`` is that object without ``cursor``,
-``facts`` is what conditions and scope ask:
-  CaseEvent      payload caseId queueId cityId kind state assigneeId priority version at
-                 facts   caseKind contentCategory
-  ApprovalEvent  payload requestId action requesterId cityId state execution at
-                 facts   action requesterId amountMinor contentCategory and those its approval policies were asked with
-  Alert          payload id kind severity cityId targetType targetId summary createdAt acknowledgedAt acknowledgedById
-                 facts   recipientIds
+saves waiting: the hub also looks once a second. The topic is the GraphQL type, ``payload`` that object without its cursor,
+``facts`` what conditions and scope ask; ``services/telling.py`` writes both.
 The row's ``city_id`` is the scope's city; none = only for grants of every city.
 """
 
@@ -36,7 +30,7 @@ from schema.errors import ConsoleError
 if TYPE_CHECKING:
     from authz.caller import Caller
     from authz.enforcer import Snapshot
-    from resolvers.context import Services
+    from resolvers.parts import Parts
     from resolvers.realtime_connection import Subscription
 
 logger = logging.getLogger("countersign.hub")
@@ -86,10 +80,8 @@ Disclose = Callable[[list[Batch]], Awaitable[None]]
 class Hub:
     """Subscribers of this process and the loop that serves them. ``start`` before the first ``add``."""
 
-    def __init__(
-        self, services: Services, dsn: Dsn, *, cursor: Callable[[int], str], disclose: Disclose, fail: Fail
-    ) -> None:
-        self._services = services
+    def __init__(self, parts: Parts, dsn: Dsn, *, cursor: Callable[[int], str], disclose: Disclose, fail: Fail) -> None:
+        self._parts = parts
         self._dsn = dsn
         self._cursor = cursor
         self._disclose = disclose
@@ -99,7 +91,7 @@ class Hub:
         self._tasks: list[asyncio.Task[None]] = []
         self._position = 0
         self.rendered = 0  # payloads serialized so far; a test holds it to one per event and selection
-        core = services.console.core
+        core = parts.console.core
         roots = core.subscription_type.fields if core.subscription_type else {}
         self._fields = {get_named_type(root.type).name: name for name, root in roots.items()}
 
@@ -109,7 +101,7 @@ class Hub:
         return self._cursor(self._position)
 
     async def start(self) -> None:
-        async with connection(self._services.app_pool) as conn:
+        async with connection(self._parts.app_pool) as conn:
             self._position = await conn.fetchval(_LAST)
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._run())]
 
@@ -149,7 +141,7 @@ class Hub:
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._services.limits.poll_seconds)
+                await asyncio.wait_for(self._wake.wait(), self._parts.limits.poll_seconds)
             self._wake.clear()
             try:
                 while await self.pump():
@@ -162,11 +154,11 @@ class Hub:
 
     async def pump(self) -> bool:
         """Tell one batch of events; True when there may be more. The place moves on only after all were told."""
-        async with connection(self._services.app_pool) as conn:
+        async with connection(self._parts.app_pool) as conn:
             rows = await conn.fetch(_NEXT, self._position, _BATCH)
         if not rows:
             return False
-        snapshot = await self._services.authorizer.current(rows[0]["version"])
+        snapshot = await self._parts.authorizer.current(rows[0]["version"])
         rendered: dict[tuple[Any, ...], str] = {}
         batches: dict[Subscription, Batch] = {}
         for row in rows:
@@ -189,7 +181,7 @@ class Hub:
     async def _collect(
         self, event: Event, snapshot: Snapshot, batches: dict[Subscription, Batch], rendered: dict[tuple[Any, ...], str]
     ) -> None:
-        policy = self._services.console.rules["Subscription", event.field].policy
+        policy = self._parts.console.rules["Subscription", event.field].policy
         if policy is None:
             return
         verdicts: dict[tuple[Any, ...], bool] = {}
@@ -219,9 +211,9 @@ class Hub:
         """Answer the subscription's selection from the event, once for all who selected the same under the same rights."""
         self.rendered += 1
         operation, variables = subscription.operation, subscription.variables
-        answer = await self._services.reader.event(caller, snapshot, operation, event.field, event.payload, variables)
+        answer = await self._parts.reader.event(caller, snapshot, operation, event.field, event.payload, variables)
         text = orjson.dumps({"data": {subscription.response_key: answer}}).decode()
-        if len(text) > self._services.limits.event_bytes:
+        if len(text) > self._parts.limits.event_bytes:
             error = {"errorType": "LIMIT_EXCEEDED", "message": "The event is larger than an event may be."}
             return orjson.dumps({"data": {subscription.response_key: None}, "errors": [error]}).decode()
         return text

@@ -22,9 +22,8 @@ _NO_FACTS: Final = frozenset({"action", "requesterId"})  # of the request itself
 def may_hear(snapshot: Snapshot, caller: Caller, right: tuple[str, str], *, city_id: str | None, facts: Facts) -> bool:
     """Ask each grant by itself: city, category, condition and amount must hold within one grant, never across two."""
     object_name, action = right
-    if not snapshot.opens(
-        caller.grants, object_name, action, caller.facts
-    ):  # a deny line of one role overrides them all
+    # Asked with all grants at once first: a deny line of one role overrides them all.
+    if not snapshot.opens(caller.grants, object_name, action, caller.facts):
         return False
     describe = _FACTS[object_name]
     category: str | Unscoped | None = facts.get("contentCategory") if object_name == "case" else UNSCOPED

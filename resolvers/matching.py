@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Generic, TypeVar
 
+from resolvers.documents import LIST_INPUT
 from schema.errors import ConsoleError
 
 Payload = Mapping[str, Any]
@@ -19,7 +20,6 @@ Predicate = Callable[[Payload], bool]
 Item = TypeVar("Item")
 
 _ENDS: Final = 2  # of a between
-_LIST_ITEMS: Final = 100  # QL-12
 _CLAUSES: Final = 100  # operators of one filter, all its branches counted
 
 
@@ -105,8 +105,8 @@ def _filter(tree: Mapping[str, Any], budget: list[int]) -> Predicate:
 
 def _branches(value: Any) -> list[Any]:
     branches = value if isinstance(value, list | tuple) else [value]
-    if len(branches) > _LIST_ITEMS:
-        raise ConsoleError("LIMIT_EXCEEDED", limit="listItems", max=_LIST_ITEMS)
+    if len(branches) > LIST_INPUT:
+        raise ConsoleError("LIMIT_EXCEEDED", limit="listItems", max=LIST_INPUT)
     return list(branches)
 
 
@@ -130,7 +130,7 @@ def _clause(name: str, operator: str, operand: Any, budget: list[int]) -> Predic
     if operator in _LISTS:
         if (
             not isinstance(value, list)
-            or len(value) > _LIST_ITEMS
+            or len(value) > LIST_INPUT
             or (operator == "between" and (len(value) != _ENDS or None in value))
         ):
             raise ConsoleError(
@@ -155,9 +155,8 @@ class Index(Generic[Item]):
     """Subscribers by what they asked: an event looks up its own values instead of asking each subscriber."""
 
     _by_value: dict[tuple[str, str, Any], set[Item]] = field(default_factory=dict)
-    _names: dict[tuple[str, str], int] = field(
-        default_factory=dict
-    )  # (root field, argument) -> how many are indexed by it
+    # (root field, argument) -> how many are indexed by it
+    _names: dict[tuple[str, str], int] = field(default_factory=dict)
     _any: dict[str, set[Item]] = field(default_factory=dict)
 
     def add(self, root_field: str, match: Match, item: Item) -> None:

@@ -41,6 +41,8 @@ STALE_REPEATS: Final = 5  # of meeting a newer authorization version
 
 # Reads the payload's selection in the unit's transaction, before the commit. ``extra``: outcome, audit, receipt.
 Answer = Callable[[UnitOfWork, Result, Mapping[str, Any]], Awaitable[Any]]
+# Refuses what the payload's selection would refuse after the deed (a limit, a page token): input like any other.
+Accept = Callable[[Request], None]
 Fault = Callable[[str], Awaitable[None]]  # a named point where a test may stop the process
 
 
@@ -65,6 +67,10 @@ class StaleError(Exception):
         self.version = version
 
 
+def _any_selection(_: Request) -> None:
+    """A deed without a payload of its own."""
+
+
 async def no_fault(_: str) -> None:
     """Production: nothing happens at a fault point."""
 
@@ -78,6 +84,7 @@ class _Attempt:
     command: Command[Any]
     arguments: Mapping[str, Any]
     answer: Answer
+    accept: Accept
     sight: Sight
 
 
@@ -105,12 +112,19 @@ class Pipeline:
         self._running: set[asyncio.Task[Any]] = set()
 
     # ---------- a person's mutation ----------
-    async def run(self, request: Request, field: str, args: Mapping[str, Any], answer: Answer) -> Any:
+    async def run(
+        self,
+        request: Request,
+        field: str,
+        args: Mapping[str, Any],
+        answer: Answer,
+        accept: Accept = _any_selection,
+    ) -> Any:
         """Run one mutation field and return what ``answer`` read. Raises ``ConsoleError`` for every refusal.
 
         Goes on to its end when the caller is cancelled (security-contract AU-4).
         """
-        task = asyncio.create_task(self._run(request, field, args, answer), name=f"mutation {field}")
+        task = asyncio.create_task(self._run(request, field, args, answer, accept), name=f"mutation {field}")
         self._running.add(task)
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)
@@ -125,7 +139,7 @@ class Pipeline:
         if not task.cancelled():
             task.exception()  # read here: whoever asked may have left
 
-    async def _run(self, request: Request, field: str, args: Mapping[str, Any], answer: Answer) -> Any:
+    async def _run(self, request: Request, field: str, args: Mapping[str, Any], answer: Answer, accept: Accept) -> Any:
         rule, command, sight = self._rules["Mutation", field], COMMANDS[field], Sight()
         aborted = stale = 0
         version: int | None = None
@@ -133,7 +147,7 @@ class Pipeline:
             try:
                 request = await self._under(request, version)
                 sight.target, sight.row = None, None
-                return await self._once(_Attempt(request, rule, command, args, answer, sight))
+                return await self._once(_Attempt(request, rule, command, args, answer, accept, sight))
             except StaleError as error:
                 version, stale = error.version, stale + 1
                 if stale > STALE_REPEATS:
@@ -189,6 +203,7 @@ class Pipeline:
             if attempt.rule.reason is not None:
                 reasons.check(attempt.rule.reason, act.reason)
             command.validate(act, target)
+            attempt.accept(request)
             key = _key(act.input)
             if key is not None:
                 stored = await self._claim(uow, attempt, key)
@@ -217,10 +232,12 @@ class Pipeline:
 
     def _act(self, uow: UnitOfWork, attempt: _Attempt) -> Act[Any]:
         request, sight = attempt.request, attempt.sight
+        # Another system reads nothing but what it brought: the row of its deed is also its right to find what the deed is about.
+        by = attempt.rule.row if request.caller.service is not None else None
 
         async def find(type_name: str, object_id: str) -> Row:
             sight.sought = sight.sought or (type_name, object_id)
-            return await self._find(uow.conn, request.caller, request.snapshot, type_name, object_id)
+            return await self._find(uow.conn, request.caller, request.snapshot, type_name, object_id, by)
 
         wanted = typed(attempt.command, attempt.arguments)
         sight.reason = reason_of(wanted)
@@ -352,7 +369,8 @@ class Pipeline:
         version: int | None = None
         for _ in range(REPEATS + STALE_REPEATS):
             try:
-                return await self._system(name, wanted, also, await self._authorizer.current(version))
+                snapshot = await self._authorizer.current(version, writing=True)
+                return await self._system(name, wanted, also, snapshot)
             except StaleError as error:
                 version = error.version
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):

@@ -7,7 +7,6 @@ times and never once per candidate. Row scope, masks and field denials are in th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,8 +26,6 @@ from sqlalchemy import (
     DateTime,
     FromClause,
     Integer,
-    LargeBinary,
-    Select,
     Text,
     and_,
     case,
@@ -37,20 +34,22 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
 from authz.scope import cities_context
 from db.tables import authz_version
+from resolvers import derived
 from resolvers import source_fields as spec
-from resolvers import sources
 from resolvers.binding import Binding, Params
-from resolvers.filters import Filters, converter, instant, iso, scalar
+from resolvers.filters import Filters, converter, instant, scalar
 from resolvers.labels import ALIVE, INNER, KEY, NEED, ROW, label
 from resolvers.masking import MASKS
+from resolvers.metrics import approval_metrics
+from resolvers.paging import after, limited, order_of, page_limit
+from resolvers.read_plan import Plan, Root, Site, Statement, compiled
+from resolvers.row_json import Pairs, RowJson, jsonable
 from resolvers.scoping import Scoping
 from resolvers.selections import collected
-from resolvers.source_fields import Order, Source, snake
+from resolvers.source_fields import Source, snake
 from resolvers.sources import SOURCES
 from schema.errors import ConsoleError, NotAuthorizedError
 
@@ -61,70 +60,8 @@ if TYPE_CHECKING:
     from schema.console import Console
 
 PLAIN_LIST: Final = 100  # a list without a limit of its own
-EMPTY: Final[ColumnElement[Any]] = literal_column("'[]'::json")
-_DIALECT: Final = dialect()  # type: ignore[no-untyped-call] # as SQLAlchemy has it
 _PAGING: Final = frozenset({"filter", "orderBy", "sortDirection", "limit", "nextToken", "text"})
 Grouped = Mapping[str, Sequence[FieldNode]]
-Pairs = list[tuple[str, ColumnElement[Any]]]
-
-
-@dataclass(frozen=True)
-class Statement:
-    """Text and the names of its parameters, in order."""
-
-    role: str
-    text: str
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Site:
-    """A field with arguments whose values a run needs: a root, or a list below one."""
-
-    index: int
-    place: str  # Query.listCases, Case.reports
-    root: str  # response key of its root
-    definition: GraphQLField
-    node: FieldNode
-    pages: bool
-
-
-@dataclass
-class Root:
-    """One root field instance: where its value comes from, and what its audit record says of it."""
-
-    key: str
-    name: str
-    type: str  # of the objects it returns
-    shape: str  # one, page, list, function, introspection
-    site: Site
-    action: str = ""
-    policy_row: str | None = None
-    error: ConsoleError | None = None
-    role: str = "app"
-    fields: set[str] = field(default_factory=set)
-    masked: set[str] = field(default_factory=set)
-    pii: dict[str, str] = field(default_factory=dict)  # Type.field -> class
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything about an operation that does not depend on who exactly asks, and with which values."""
-
-    roots: tuple[Root, ...]
-    statements: tuple[Statement, ...]
-    sites: tuple[Site, ...]
-    params: Params
-    denied: frozenset[tuple[str, str]]
-    by_node: Mapping[int, Site]
-    inner: Mapping[int, Mapping[str, str]]  # by site: response key of a second ``items`` -> its column
-    operation: Operation  # kept: ``by_node`` knows its nodes by identity
-
-
-def compiled(role: str, query: Select[Any]) -> Statement:
-    """The statement as asyncpg takes it: numbered, typed placeholders."""
-    made = query.compile(dialect=_DIALECT)
-    return Statement(role, str(made), tuple(made.positiontup or ()))
 
 
 class Planner:
@@ -151,7 +88,7 @@ class Planner:
         self._by_node: dict[int, Site] = {}
         self._denied: set[tuple[str, str]] = set()
         self._inner: dict[int, dict[str, str]] = {}
-        self._names = 0
+        self._json = RowJson()
         self._root: Root
         self._scoping: Scoping
 
@@ -170,9 +107,8 @@ class Planner:
             if column is not None:
                 columns.append((self._root.role, column.label(label(key))))
         if not columns and any(root.shape == "function" and root.error is None for root in roots):
-            columns.append(
-                ("app", literal_column("1").label(ALIVE))
-            )  # what a function reads is decided on the present rights too
+            # What a function reads is decided on the present rights too.
+            columns.append(("app", literal_column("1").label(ALIVE)))
         roles = dict.fromkeys(role for role, _ in columns)
         return self._plan(
             roots, [self._statement(role, [column for of, column in columns if of == role]) for role in roles]
@@ -202,7 +138,7 @@ class Planner:
             if source is None:
                 continue
             ref = self.params.own(Text(), _ref(name), root=key)
-            row = self._alias(source.table)
+            row = self._json.alias(source.table)
             visible = and_(row.c[source.key] == ref, self._scoping.visible(below.name, row))
             pairs.append((label(inner), self._one(below, chosen, source, row, visible)))
         statements = [compiled("app", select(*(column.label(name) for name, column in pairs)))] if pairs else []
@@ -287,7 +223,7 @@ class Planner:
         root.role = source.role
         if root.shape == "page":
             return self._page(root.type, named, nodes, source, None, None, root.site, definition)
-        row = self._alias(source.table)
+        row = self._json.alias(source.table)
         keys = [name for name in definition.args if snake(name) == source.key]
         match = row.c[source.key] == (self._argument(row.c[source.key], keys[0]) if keys else self._scoping.caller)
         return self._one(named, nodes, source, row, and_(match, self._scoping.visible(root.type, row)))
@@ -334,26 +270,6 @@ class Planner:
                 self._reads(get_named_type(of.fields[name].type), grouped)
 
     # ---------- rows ----------
-    def _alias(self, table: FromClause) -> FromClause:
-        self._names += 1
-        return table.alias(f"t{self._names}")
-
-    def _row(
-        self, pairs: Pairs, from_: FromClause | None, where: ColumnElement[bool] | None, correlate: FromClause | None
-    ) -> ColumnElement[Any]:
-        """One row as JSON, or null."""
-        inner = select(*(column.label(name) for name, column in pairs))
-        if from_ is not None:
-            inner = inner.select_from(from_)
-        if where is not None:
-            inner = inner.where(where)
-        if correlate is not None:
-            inner = inner.correlate(correlate)
-        self._names += 1
-        made = inner.subquery(f"r{self._names}")
-        outer = select(func.row_to_json(made.table_valued())).select_from(made)
-        return (outer.correlate(correlate) if correlate is not None else outer).scalar_subquery()
-
     def _one(
         self,
         of: GraphQLObjectType,
@@ -367,35 +283,7 @@ class Planner:
             (ROW, jsonable(row.c[source.key])),
             *self._fields(of, self.collect(self._selections(nodes), of), source.fields, row),
         ]
-        return self._row(pairs, row, where, parent)
-
-    def _rows(self, pairs: Pairs, page: FromClause, parent: FromClause | None) -> ColumnElement[Any]:
-        """The rows of a page as a JSON array, in the page's order: nothing between the ordered page and the aggregate reorders them."""
-        self._names += 1
-        made = select(*(column.label(name) for name, column in pairs)).select_from(page).subquery(f"r{self._names}")
-        outer = select(func.coalesce(func.json_agg(func.row_to_json(made.table_valued())), EMPTY)).select_from(made)
-        return (outer.correlate(parent) if parent is not None else outer).scalar_subquery()
-
-    def _limited(
-        self,
-        source: Source,
-        base: FromClause,
-        where: ColumnElement[bool],
-        order: Order,
-        limit: ColumnElement[Any],
-        parent: FromClause | None,
-        *,
-        descending: bool,
-    ) -> FromClause:
-        columns = [base.c[name] for name in (*order.columns, source.key)]
-        query = (
-            select(*base.c)
-            .where(where)
-            .order_by(*((column.desc() if descending else column.asc()) for column in columns))
-            .limit(limit)
-        )
-        self._names += 1
-        return (query.correlate(parent) if parent is not None else query).subquery(f"page{self._names}")
+        return self._json.one(pairs, row, where, parent)
 
     def _page(
         self,
@@ -409,18 +297,22 @@ class Planner:
         definition: GraphQLField,
     ) -> ColumnElement[Any]:
         arguments = get_argument_values(definition, site.node, self._variables, hide_suggestions=True)
-        base = self._alias(source.table)
-        order, descending = self._order(source, arguments, site)
+        base = self._json.alias(source.table)
+        order, descending = order_of(source, arguments, site.place.partition(".")[2])
+        sorted_by = (*order.columns, source.key)
         terms = [self._conditions(type_name, source, base, arguments, site)]
         if match is not None:
             terms.append(match(base))
         if match is None or self._scoping.read_row(type_name) is not None:
             terms.append(self._scoping.visible(type_name, base))
         if arguments.get("nextToken") is not None:
-            terms.append(self._after(source, base, order, site, descending=descending))
+            columns = [base.c[name] for name in sorted_by]
+            terms.append(after(columns, self._cursor(columns, site), descending=descending))
         limit = self.params.own(Integer(), lambda b: page_limit(b.arguments[site.index]) + 1, root=site.root, instead=0)
-        page = self._limited(source, base, and_(*terms), order, limit, parent, descending=descending)
-        sort_key = func.json_build_array(*(page.c[name] for name in (*order.columns, source.key)))
+        page = limited(
+            base, and_(*terms), sorted_by, limit, parent, descending=descending, name=self._json.name("page")
+        )
+        sort_key = func.json_build_array(*(page.c[name] for name in sorted_by))
         pairs: Pairs = [(ROW, jsonable(page.c[source.key])), (KEY, sort_key)]
         of = get_named_type(connection.fields["items"].type)
         assert isinstance(of, GraphQLObjectType)  # noqa: S101 # connections are of objects
@@ -438,14 +330,8 @@ class Planner:
             else:
                 column = f"{INNER}{position}"
                 self._inner.setdefault(site.index, {})[alias] = column
-                pairs.append((column, self._row([(ROW, jsonable(page.c[source.key])), *fields], None, None, page)))
-        return self._rows(pairs, page, parent)
-
-    def _order(self, source: Source, arguments: Mapping[str, Any], site: Site) -> tuple[Order, bool]:
-        chosen = scalar(arguments.get("orderBy"))
-        order = source.orders[chosen] if chosen else source.orders.get(site.place.partition(".")[2], source.order)
-        direction = scalar(arguments.get("sortDirection"))
-        return order, order.descending if direction is None else direction == "DESC"
+                pairs.append((column, self._json.one([(ROW, jsonable(page.c[source.key])), *fields], None, None, page)))
+        return self._json.many(pairs, page, parent)
 
     def _conditions(
         self, type_name: str, source: Source, base: FromClause, arguments: Mapping[str, Any], site: Site
@@ -474,11 +360,8 @@ class Planner:
             )
         return and_(*terms)
 
-    def _after(
-        self, source: Source, base: FromClause, order: Order, site: Site, *, descending: bool
-    ) -> ColumnElement[bool]:
-        """Rows after the cursor, in the order of the page."""
-        columns = [base.c[name] for name in (*order.columns, source.key)]
+    def _cursor(self, columns: Sequence[ColumnElement[Any]], site: Site) -> list[ColumnElement[Any]]:
+        """The sort key of the row that the page before ended with, as parameters."""
 
         def part(position: int, column: ColumnElement[Any]) -> ColumnElement[Any]:
             def fetch(binding: Binding) -> Any:
@@ -486,27 +369,13 @@ class Planner:
                 if cursor is None or len(cursor.key) != len(columns):
                     raise ConsoleError("INVALID_NEXT_TOKEN")
                 value = cursor.key[position]
-                return _exact(value) if isinstance(column.type, DateTime) and value is not None else value
+                return (
+                    datetime.fromisoformat(value) if isinstance(column.type, DateTime) and value is not None else value
+                )
 
             return self.params.own(column.type, fetch, root=site.root)
 
-        values = [part(position, column) for position, column in enumerate(columns)]
-        row, cursor = func.row(*columns), func.row(*values)
-        beyond = row < cursor if descending else row > cursor
-        first = columns[0]
-        if len(columns) == 1 or not getattr(first, "nullable", True):
-            return beyond
-        # Nulls are last when ascending and first when descending, as the index has them.
-        last = and_(
-            first.is_(None), values[0].is_(None), columns[-1] < values[-1] if descending else columns[-1] > values[-1]
-        )
-        return or_(
-            beyond,
-            last,
-            and_(values[0].is_(None), first.is_not(None))
-            if descending
-            else and_(values[0].is_not(None), first.is_(None)),
-        )
+        return [part(position, column) for position, column in enumerate(columns)]
 
     # ---------- fields ----------
     def _fields(
@@ -551,7 +420,7 @@ class Planner:
             return self._embedded(named, nodes, found, row)
         source = SOURCES[found.type]
         if isinstance(found, spec.ToOne):
-            child = self._alias(source.table)
+            child = self._json.alias(source.table)
             return self._one(
                 named,
                 nodes,
@@ -565,18 +434,24 @@ class Planner:
             return self._page(
                 found.type, named, nodes, source, lambda child: found.match(row, child), row, site, of.fields[name]
             )
-        base = self._alias(source.table)
+        base = self._json.alias(source.table)
         where = found.match(row, base)
         if self._scoping.read_row(found.type) is not None:
             where = and_(where, self._scoping.visible(found.type, base))
-        page = self._limited(
-            source, base, where, source.order, literal_column(str(PLAIN_LIST)), row, descending=source.order.descending
+        page = limited(
+            base,
+            where,
+            (*source.order.columns, source.key),
+            literal_column(str(PLAIN_LIST)),
+            row,
+            descending=source.order.descending,
+            name=self._json.name("page"),
         )
         pairs: Pairs = [
             (ROW, jsonable(page.c[source.key])),
             *self._fields(named, self.collect(self._selections(nodes), named), source.fields, page),
         ]
-        return self._rows(pairs, page, row)
+        return self._json.many(pairs, page, row)
 
     def _embedded(
         self, of: GraphQLObjectType, nodes: Sequence[FieldNode], found: spec.Embedded, row: FromClause
@@ -589,7 +464,7 @@ class Planner:
         return made if found.when is None else case((found.when(row, self._scoping), made))
 
     def _need(self, name: str, row: FromClause) -> ColumnElement[Any]:
-        return row.c[name] if name in row.c else sources.DERIVED[name](row, self._scoping)
+        return row.c[name] if name in row.c else derived.NEEDS[name](row, self._scoping)
 
     def _scalar(self, name: str, specs: Mapping[str, spec.FieldSpec], row: FromClause) -> ColumnElement[Any]:
         found = specs.get(name)
@@ -613,7 +488,6 @@ class Planner:
         return MASKS[mask](column, salt)
 
     def _metrics(self, of: GraphQLObjectType, nodes: Sequence[FieldNode]) -> ColumnElement[Any]:
-        """``approvalMetrics``: pairs within the caller's relation; under five votes only the two and their lead see figures."""
         site = self._root.site.index
 
         def at(end: str) -> ColumnElement[Any]:
@@ -621,64 +495,10 @@ class Planner:
                 DateTime(timezone=True), lambda b: instant(b.arguments[site]["at"][end]), root=self._root.key
             )
 
-        source = Source(
-            sources.pair_metrics(at("from"), at("to")), key="requester_id", owners=("requester_id", "approver_id")
-        )
-        row = source.table
-        closer = self._scoping.near(source, row)
-        shown = or_(row.c.votes >= literal_column(str(sources.SMALL_CELL)), closer)
-
-        def figure(column: str) -> spec.Expression:
-            return spec.Expression(lambda t, _: case((shown, t.c[column]), else_=literal_column("0")))
-
-        fields: dict[str, spec.FieldSpec] = {
-            name: figure(snake(name)) for name in ("approved", "rejected", "share", "medianSeconds")
-        }
-        fields["suppressed"] = spec.Expression(lambda _, __: ~shown)
-        where = self._scoping.pairs(source, row)
-        pairs: Pairs = [
-            (ROW, row.c.requester_id),
-            *self._fields(of, self.collect(self._selections(nodes), of), fields, row),
-        ]
-        self._names += 1
-        made = (
-            select(*(c.label(n) for n, c in pairs))
-            .select_from(row)
-            .where(where)
-            .order_by(row.c.requester_id, row.c.approver_id)
-            .subquery(f"r{self._names}")
-        )
-        return (
-            select(func.coalesce(func.json_agg(func.row_to_json(made.table_valued())), EMPTY))
-            .select_from(made)
-            .scalar_subquery()
-        )
-
-
-def page_limit(arguments: Mapping[str, Any]) -> int:
-    """``limit`` 1..100, 20 when it is not given."""
-    limit = arguments.get("limit")
-    if limit is None:
-        return 20
-    if not 1 <= limit <= 100:  # noqa: PLR2004 # console-domain, rule 11
-        raise ConsoleError("BAD_REQUEST", "limit is a number from 1 to 100.", field="limit")
-    return int(limit)
+        page, fields = approval_metrics(self._scoping, at("from"), at("to"))
+        pairs = self._fields(of, self.collect(self._selections(nodes), of), fields, page)
+        return self._json.many([(ROW, page.c.requester_id), *pairs], page, None)
 
 
 def _ref(name: str) -> Callable[[Binding], Any]:
     return lambda binding: binding.refs.get(name, binding.refs.get(snake(name)))
-
-
-def _exact(value: Any) -> datetime:
-    return datetime.fromisoformat(value)
-
-
-def jsonable(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """A column in the one text form that GraphQL answers have."""
-    if isinstance(column.type, DateTime):
-        return iso(column)
-    if isinstance(column.type, JSONB):
-        return column.cast(Text)  # AWSJSON is JSON in a string
-    if isinstance(column.type, LargeBinary):
-        return func.encode(column, literal_column("'hex'"))
-    return column

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
 from typing import Final
 
@@ -72,7 +72,7 @@ class Counts:
         return self._now.get(key, 0)
 
     @contextmanager
-    def inside(self, key: Hashable) -> Iterator[None]:
+    def inside(self, key: Hashable) -> Generator[None, None, None]:
         """Hold one place, or refuse with RATE_LIMITED."""
         if not self.enter(key):
             raise ConsoleError("RATE_LIMITED", "Too many operations at once.", retryAfterMs=100)

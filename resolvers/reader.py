@@ -22,8 +22,10 @@ from resolvers.binding import Binding, Params
 from resolvers.computed import Call, Function, reason_codes
 from resolvers.finish import Finisher, Run, document
 from resolvers.labels import ROW, label
+from resolvers.paging import page_limit
 from resolvers.plan_cache import PlanCache, rights, shape
-from resolvers.plans import Plan, Planner, Root, Statement, compiled, page_limit
+from resolvers.plans import Planner
+from resolvers.read_plan import Plan, Root, Statement, compiled
 from resolvers.scoping import Scoping
 from resolvers.selections import collected
 from resolvers.source_fields import snake
@@ -65,6 +67,7 @@ class RootRead:
     pii: Mapping[str, str]  # Type.field -> class
     policy_row: str | None
     error: ConsoleError | None = None  # the root was refused: nothing of it was shown
+    sought: str | None = None  # the id that was asked for and led to no object within the caller's scope
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,18 @@ class Reader:
 
     # ---------- queries ----------
     async def query(
-        self, caller: Caller, snapshot: Snapshot, operation: Operation, variables: VariableValues
+        self,
+        caller: Caller,
+        snapshot: Snapshot,
+        operation: Operation,
+        variables: VariableValues,
+        *,
+        request_id: str = "-",
     ) -> Answer:
-        """Answer a query. Raises ``StaleSnapshotError`` before anything is shown when the snapshot is not the database's."""
+        """Answer a query. Raises ``StaleSnapshotError`` before anything is shown when the snapshot is not the database's.
+
+        ``request_id`` is what an INTERNAL error tells, and the log.
+        """
         key = ("query", operation.digest, operation.name, rights(caller, snapshot), shape(variables.coerced))
         plan = self.plans.get(
             key, lambda: Planner(self._console, operation, variables, caller, snapshot, self._functions).query()
@@ -127,7 +139,7 @@ class Reader:
                 values[label(root.key)] = await self._call(root, binding)
         # The plan's own copy of the document: it knows its nodes by identity, and the cache may have parsed the text again.
         data, errors = self._finisher.complete(
-            Run(plan, binding, self._tokens, digests), plan.operation, variables, values
+            Run(plan, binding, self._tokens, digests, request_id), plan.operation, variables, values
         )
         return Answer(
             data,
@@ -217,6 +229,8 @@ class Reader:
         node: FieldNode,
         result: Result,
         extra: Mapping[str, Any],
+        *,
+        request_id: str = "-",
     ) -> Answer:
         """Answer the selection of one mutation on the unit of work's connection.
 
@@ -240,7 +254,7 @@ class Reader:
                 field_name = chosen[0].name.value
                 value[label(name)] = document(plain.get(field_name, plain.get(snake(field_name))))
         refused = binding.errors.get(root.key)
-        run = Run(plan, binding, self._tokens, digests)
+        run = Run(plan, binding, self._tokens, digests, request_id)
         data, errors = self._finisher.complete(
             run, operation, variables, {label(root.key): refused or value}, only=nodes
         )
@@ -255,11 +269,20 @@ class Reader:
 
     # ---------- one row ----------
     async def find(
-        self, conn: asyncpg.Connection[Any], caller: Caller, snapshot: Snapshot, type_name: str, id_: str
+        self,
+        conn: asyncpg.Connection[Any],
+        caller: Caller,
+        snapshot: Snapshot,
+        type_name: str,
+        id_: str,
+        by: tuple[str, str] | None = None,
     ) -> Row:
-        """All columns of one row within the caller's read scope; ``NOT_FOUND`` for any other, whether it exists or not."""
+        """All columns of one row within the caller's scope; ``NOT_FOUND`` for any other, whether it exists or not.
+
+        The scope is that of the type's read row, or of the policy row ``by``.
+        """
         statement, params = self.finders.get(
-            (type_name, rights(caller, snapshot)), lambda: self._finder(caller, snapshot, type_name)
+            (type_name, by, rights(caller, snapshot)), lambda: self._finder(caller, snapshot, type_name, by)
         )
         binding = Binding(caller, snapshot, self._salt, refs={"id": id_})
         row = await conn.fetchrow(statement.text, *params.values(statement.names, binding))
@@ -267,12 +290,14 @@ class Reader:
             raise ConsoleError("NOT_FOUND")
         return dict(row)
 
-    def _finder(self, caller: Caller, snapshot: Snapshot, type_name: str) -> tuple[Statement, Params]:
+    def _finder(
+        self, caller: Caller, snapshot: Snapshot, type_name: str, by: tuple[str, str] | None
+    ) -> tuple[Statement, Params]:
         params = Params()
         source = SOURCES[type_name]
         row = source.table.alias("t")
         wanted = params.own(Text(), lambda b: b.refs["id"], root=None)
-        visible = Scoping(self._console, snapshot, caller, params).visible(type_name, row)
+        visible = Scoping(self._console, snapshot, caller, params).visible(type_name, row, by)
         return compiled(source.role, select(*row.c).where(row.c[source.key] == wanted, visible)), params
 
     # ---------- subscriptions ----------
@@ -351,7 +376,15 @@ def _read(root: Root, binding: Binding, digests: Mapping[int, str], value: Any) 
         {} if refused else dict(root.pii),
         root.policy_row,
         refused,
+        _sought(root, binding) if value is None else None,
     )
+
+
+def _sought(root: Root, binding: Binding) -> str | None:
+    """The id that a ``get`` names."""
+    key = SOURCES[root.type].key if root.type in SOURCES else "id"
+    given = binding.arguments[root.site.index]
+    return next((str(value) for name, value in given.items() if snake(name) == key), None)
 
 
 def _root_names(console: Console) -> list[str]:

@@ -23,11 +23,13 @@ from resolvers.edge_errors import RefusalError, coded
 from resolvers.rates import Buckets, Counts
 from resolvers.realtime_connection import (
     BAD_MESSAGE,
+    BROKEN,
     DUPLICATE,
     FORBIDDEN,
     GOING_AWAY,
     TOO_BIG,
     TOO_MANY,
+    TRY_LATER,
     UNAUTHORIZED,
     Connection,
     Outbox,
@@ -41,8 +43,8 @@ from resolvers.realtime_watch import Watch
 from schema.errors import ConsoleError
 
 if TYPE_CHECKING:
-    from resolvers.context import Services
     from resolvers.hub import Hub
+    from resolvers.parts import Parts
     from resolvers.realtime_records import StreamRecords
 
 # After a close is queued the peer has this long to take it; then the task ends and the server drops the connection.
@@ -54,16 +56,16 @@ _HEADER_BYTES: Final = 32 * 1024
 class RealTime:
     """The ASGI application of the route, with one shared timer for all its sockets."""
 
-    def __init__(self, services: Services, records: StreamRecords) -> None:
-        self._services = services
+    def __init__(self, parts: Parts, records: StreamRecords) -> None:
+        self._parts = parts
         self._records = records
-        self._limits = services.limits
+        self._limits = parts.limits
         self.connections: dict[Connection, asyncio.Task[None]] = {}
         self.closing: dict[Connection, float] = {}
         self._strangers = 0
         self._people = Counts(self._limits.connections_per_person)
         self._messages = Buckets(self._limits.message_rate)
-        self._watch = Watch(services, self)
+        self._watch = Watch(parts, self)
         self._ticker: asyncio.Task[None] | None = None
         self._ends: set[asyncio.Task[None]] = set()
         self._starter: Starter | None = None
@@ -72,7 +74,7 @@ class RealTime:
     def attach(self, hub: Hub) -> None:
         """The hub and this object need each other; ``app.py`` makes both, then joins them."""
         self._hub = hub
-        self._starter = Starter(self._services, hub, self._records)
+        self._starter = Starter(self._parts, hub, self._records)
 
     async def start(self) -> None:
         # Amplify carries the whole token in a subprotocol header, 11 KiB of base64 for 8 KiB; the library's only other
@@ -143,7 +145,7 @@ class RealTime:
                 # OSError: the peer is gone (uvicorn's ClientDisconnected); TimeoutError: it stopped reading.
                 if error is not None and not isinstance(error, OSError | TimeoutError):
                     coded(error, connection.id)
-                    connection.outbox.close(1011, "Internal error")
+                    connection.outbox.close(BROKEN, "Internal error")
             if reader in done and not writer.done():
                 await asyncio.wait({writer}, timeout=_CLOSING_SECONDS if connection.outbox.closing else 0)
         finally:
@@ -214,7 +216,7 @@ class RealTime:
             self._refuse(connection, error.error_type, error.status, error.message, FORBIDDEN)
             return
         except ConsoleError as error:  # the policy or the database is away: the client may come again
-            self._refuse(connection, error.code, 503, error.message, 1013)
+            self._refuse(connection, error.code, 503, error.message, TRY_LATER)
             return
         if connection.outbox.closing:
             return  # the time for the init ran out meanwhile
@@ -237,12 +239,12 @@ class RealTime:
             return credentials(value.get("payload") or {})
         if isinstance(handshake, BadHandshakeError):
             raise handshake
-        if not allowed_host(handshake.get("host", ""), self._services.front):
+        if not allowed_host(handshake.get("host", ""), self._parts.front):
             raise BadHandshakeError("The host of the handshake is missing or not ours.")
         return handshake
 
     async def _authenticate(self, found: Mapping[str, str], connection: Connection) -> Session:
-        callers = self._services.callers
+        callers = self._parts.callers
         identity = await callers.identify(found, connection.ip)
         caller, snapshot = await callers.caller(identity, connection.ip)
         return Session(identity, caller, snapshot, callers.under, caller.id, caller.expires_at)
@@ -302,9 +304,8 @@ class RealTime:
             return
         session = connection.sessions.setdefault(session.identity.session, session)
         previous = connection.subscriptions.get(subscription_id)
-        if (
-            previous is not None
-        ):  # Amplify repeats a start whose ack it missed: the new one replaces the old (contract 5.3)
+        # Amplify repeats a start whose ack it missed: the new one replaces the old (contract 5.3).
+        if previous is not None:
             self.end(previous)
         await self._begin(connection, subscription_id, session, data.encode())
 

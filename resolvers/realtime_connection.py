@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from authz.caller import Caller
     from authz.enforcer import Snapshot
     from authz.identity import Identity
-    from resolvers.context import Limits, Request
+    from resolvers.context import Request
     from resolvers.documents import Operation
+    from resolvers.limits import Limits
     from resolvers.matching import Match
 
 # Close codes of graphql-transport-ws, used in both subprotocols.
@@ -34,6 +35,8 @@ DUPLICATE: Final = 4409
 TOO_MANY: Final = 4429
 GOING_AWAY: Final = 1001
 TOO_BIG: Final = 1009
+BROKEN: Final = 1011
+TRY_LATER: Final = 1013
 _CONTROL_FRAMES: Final = 1_000  # a peer that makes us owe this many answers without reading one is not a client
 
 
@@ -124,7 +127,7 @@ class Outbox:
             return
         self._frames.append((text, False))
         if len(self._frames) - self._events > _CONTROL_FRAMES:
-            self.close(4400, "Too many unread answers")
+            self.close(BAD_MESSAGE, "Too many unread answers")
         self._wake.set()
 
     def offer(self, text: str) -> bool:

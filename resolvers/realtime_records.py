@@ -12,8 +12,9 @@ from resolvers.records import wire_record
 from schema.errors import ConsoleError
 
 if TYPE_CHECKING:
-    from resolvers.context import Request, Services
+    from resolvers.context import Request
     from resolvers.hub import Batch, Event
+    from resolvers.parts import Parts
     from resolvers.realtime_connection import Subscription
     from resolvers.roots import RootField
 
@@ -31,8 +32,8 @@ _TARGETS: Final = {
 class StreamRecords:
     """Makes and appends them."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
 
     async def started(self, subscription: Subscription) -> None:
         """Durable before the start is acknowledged. Raises AUDIT_UNAVAILABLE."""
@@ -43,7 +44,7 @@ class StreamRecords:
     async def denied(self, request: Request, root: RootField, code: str) -> None:
         """A refused start. Raises AUDIT_UNAVAILABLE."""
         record = wire_record(
-            request, self._services.clock(), kind="denied", action=self._action(root.name), field=f"Subscription.{root.name}",
+            request, self._parts.clock(), kind="denied", action=self._action(root.name), field=f"Subscription.{root.name}",
             arguments=root.arguments, verdict="DENIED", code=code, outcome="FAILED",
         )  # fmt: skip
         await self._append([record])
@@ -86,14 +87,14 @@ class StreamRecords:
             logger.warning("the end of a subscription is not recorded: %s", error.code)
 
     def _action(self, field: str) -> str:
-        return self._services.console.rules["Subscription", field].record_action
+        return self._parts.console.rules["Subscription", field].record_action
 
     def _record(self, subscription: Subscription, **more: Any) -> dict[str, Any]:
         field = subscription.field
         return wire_record(
-            subscription.request, self._services.clock(), kind="subscription", action=self._action(field), field=f"Subscription.{field}",
+            subscription.request, self._parts.clock(), kind="subscription", action=self._action(field), field=f"Subscription.{field}",
             policy_row=subscription.policy_row, **more,
         )  # fmt: skip
 
     async def _append(self, records: list[dict[str, Any]]) -> None:
-        await self._services.writer.reads(self._services.app_pool, records)
+        await self._parts.writer.reads(self._parts.app_pool, records)

@@ -22,8 +22,8 @@ from resolvers.roots import RootField, root_fields
 from schema.errors import ConsoleError, NotAuthorizedError
 
 if TYPE_CHECKING:
-    from resolvers.context import Services
     from resolvers.hub import Hub
+    from resolvers.parts import Parts
     from resolvers.realtime_records import StreamRecords
 
 
@@ -38,12 +38,12 @@ class SubscriptionRefusedError(Exception):
 class Starter:
     """Turns a start into a ``Subscription`` that the hub may be given."""
 
-    def __init__(self, services: Services, hub: Hub, records: StreamRecords) -> None:
-        self._services = services
+    def __init__(self, parts: Parts, hub: Hub, records: StreamRecords) -> None:
+        self._parts = parts
         self._hub = hub
         self._records = records
-        self._starts = Buckets(services.limits.query_rate)
-        self.counts = Counts(services.limits.subscriptions_per_person)
+        self._starts = Buckets(parts.limits.query_rate)
+        self.counts = Counts(parts.limits.subscriptions_per_person)
 
     async def open(
         self, connection: Connection, subscription_id: str, session: Session, body: bytes | Mapping[str, Any]
@@ -77,8 +77,8 @@ class Starter:
             raise SubscriptionRefusedError([stream_error(masked.code, masked.message, **masked.error_info)]) from error
 
     async def _open(self, connection: Connection, subscription_id: str, session: Session, body: Body) -> Subscription:
-        services = self._services
-        operation = services.documents.operation(body.query, body.operation_name)
+        parts = self._parts
+        operation = parts.documents.operation(body.query, body.operation_name)
         if operation.kind != "subscription":
             raise SubscriptionRefusedError(
                 [
@@ -88,7 +88,7 @@ class Starter:
                     )
                 ]
             )
-        core = services.console.core
+        core = parts.console.core
         variables = operation.bind(core, body.variables)
         roots = root_fields(core, operation, variables)
         if len(roots) != 1:
@@ -98,7 +98,7 @@ class Starter:
         (root,) = roots
         self._starts.require(session.person)
         self._limit(connection, session)
-        caller, snapshot = await services.callers.caller(session.identity, connection.ip)
+        caller, snapshot = await parts.callers.caller(session.identity, connection.ip)
         request = Request(
             id=str(uuid.uuid4()),
             trace_id=None,
@@ -109,7 +109,7 @@ class Starter:
             client=caller.client,
             ip=connection.ip,
             user_agent=connection.user_agent,
-            received_at=services.clock(),
+            received_at=parts.clock(),
         )
         policy_row = await self._authorize(request, root)
         match = compile_match(root.arguments)
@@ -132,13 +132,13 @@ class Starter:
         return subscription
 
     def _limit(self, connection: Connection, session: Session) -> None:
-        most = self._services.limits.subscriptions_per_connection
+        most = self._parts.limits.subscriptions_per_connection
         if len(connection.subscriptions) >= most:
             raise SubscriptionRefusedError(
                 [stream_error("MaxSubscriptionsReachedError", f"Max number of {most} subscriptions reached")]
             )
-        if self.counts.of(session.person) >= self._services.limits.subscriptions_per_person:
-            most = self._services.limits.subscriptions_per_person
+        if self.counts.of(session.person) >= self._parts.limits.subscriptions_per_person:
+            most = self._parts.limits.subscriptions_per_person
             raise SubscriptionRefusedError(
                 [
                     stream_error(
@@ -149,7 +149,7 @@ class Starter:
 
     async def _authorize(self, request: Request, root: RootField) -> str:
         """The id of the policy line that opens the field. What it lets through is asked again of each event."""
-        caller, policy = request.caller, self._services.console.rules["Subscription", root.name].policy
+        caller, policy = request.caller, self._parts.console.rules["Subscription", root.name].policy
         listed = caller.root_fields is None or root.name in caller.root_fields
         held = request.snapshot.holding(caller.grants, *policy, caller.facts) if policy is not None and listed else ()
         if held:

@@ -4,25 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from resolvers.edge_errors import coded
-from resolvers.realtime_connection import GOING_AWAY, INIT_TIMEOUT, UNAUTHORIZED, Connection, stream_error
+from resolvers.realtime_connection import (
+    GOING_AWAY,
+    INIT_TIMEOUT,
+    UNAUTHORIZED,
+    Connection,
+    Subscription,
+    stream_error,
+)
 from schema.errors import ConsoleError
 
 if TYPE_CHECKING:
     from authz.enforcer import Snapshot
-    from resolvers.context import Services
-    from resolvers.realtime import RealTime
+    from resolvers.parts import Parts
+
+
+class Sockets(Protocol):
+    """What the timer asks of ``RealTime``."""
+
+    @property
+    def connections(self) -> Mapping[Connection, asyncio.Task[None]]: ...
+    @property
+    def closing(self) -> Mapping[Connection, float]:
+        """When a socket that was told to close is dropped whatever its peer does."""
+        ...
+
+    def close(self, connection: Connection, code: int, reason: str) -> None: ...
+    def end(self, subscription: Subscription, code: str | None = None) -> None: ...
 
 
 class Watch:
     """Looks at every socket twice a second at least, and at who is behind it every ``session_check_seconds``."""
 
-    def __init__(self, services: Services, sockets: RealTime) -> None:
-        self._services = services
-        self._limits = services.limits
+    def __init__(self, parts: Parts, sockets: Sockets) -> None:
+        self._parts = parts
+        self._limits = parts.limits
         self._sockets = sockets
 
     async def run(self) -> None:
@@ -66,7 +87,7 @@ class Watch:
     async def _snapshot(self) -> Snapshot | None:
         """None while the policy cannot be read: sockets stay then, silent, since the hub tells nothing without one either."""
         try:
-            return await self._services.authorizer.current(None)
+            return await self._parts.authorizer.current(None)
         except ConsoleError:
             return None
 
@@ -76,7 +97,7 @@ class Watch:
         for key, session in list(connection.sessions.items()):
             if session is not connection.host and key not in used:
                 del connection.sessions[key]
-        latest = self._services.clock() - timedelta(seconds=self._limits.token_leeway_seconds)
+        latest = self._parts.clock() - timedelta(seconds=self._limits.token_leeway_seconds)
         return any(session.expires_at < latest for session in connection.sessions.values())
 
     def _judge(self, connection: Connection, snapshot: Snapshot) -> None:
@@ -85,7 +106,7 @@ class Watch:
             self._sockets.close(connection, UNAUTHORIZED, "Unauthorized")
             return
         for subscription in list(connection.subscriptions.values()):
-            policy = self._services.console.rules["Subscription", subscription.field].policy
+            policy = self._parts.console.rules["Subscription", subscription.field].policy
             caller = subscription.session.under(snapshot)
             if policy is not None and caller is not None and not snapshot.opens(caller.grants, *policy, caller.facts):
                 self._sockets.end(subscription, "Unauthorized")

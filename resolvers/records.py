@@ -6,10 +6,11 @@ One record per root field instance (aliases multiply). Mutations make theirs in 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from audit.record import arguments_digest, listed, new_record, service_actor, staff_actor
+from audit.record import PERSON_TYPES, arguments_digest, listed, new_record, service_actor, staff_actor
 from db.unit_of_work import uuid7
 
 if TYPE_CHECKING:
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from authz.caller import Caller
     from authz.enforcer import Snapshot
     from resolvers.context import Request
+
+_NAME_SHOWN: Final = 100  # characters of an operation's name: the client made it up, and a record has its limit
+_SOUGHT_KEPT: Final = 100  # characters of an id that a client made up
+# What stands in clear of an id that led to no object. Anything else may be a name, an address or a number.
+_TOKEN: Final = re.compile(r"(?=.*[A-Za-z_])[A-Za-z0-9_.:-]{1,100}")
 
 
 def actor_of(caller: Caller) -> dict[str, Any]:
@@ -38,8 +44,9 @@ def request_of(request: Request) -> dict[str, Any]:
 
 def operation_of(request: Request, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
     """Name and digests. The literals of a document and its variables never stand in the log."""
+    name = request.operation_name
     return {
-        "name": request.operation_name,
+        "name": None if name is None else name[:_NAME_SHOWN],
         "document": f"sha256:{request.document_digest}",
         "arguments": None if arguments is None else arguments_digest(arguments),
     }
@@ -47,6 +54,16 @@ def operation_of(request: Request, arguments: Mapping[str, Any] | None) -> dict[
 
 def policy_of(snapshot: Snapshot, row: str | None) -> dict[str, Any]:
     return {"base": snapshot.policy.digest, "version": snapshot.version, "row": row}
+
+
+def sought_id(type_name: str | None, identity: str | None) -> tuple[str | None, str | None]:
+    """An id that was asked for in vain: what a record shows of it, and what it seals instead.
+
+    A person's would be given a key to become a tag: not for one that may not even exist.
+    """
+    if identity is None or (type_name not in PERSON_TYPES and _TOKEN.fullmatch(identity)):
+        return identity, None
+    return None, identity[:_SOUGHT_KEPT]
 
 
 def wire_record(
@@ -62,6 +79,7 @@ def wire_record(
     policy_row: str | None = None,
     object_type: str | None = None,
     ids: Sequence[str] = (),
+    sought: str | None = None,
     count: int | None = None,
     city: str | None = None,
     filter_digest: str | None = None,
@@ -71,9 +89,10 @@ def wire_record(
     caller: Caller | None = None,
     snapshot: Snapshot | None = None,
 ) -> dict[str, Any]:
-    """One record of ``request``. A single id is the record's object, several are its list."""
+    """One record of ``request``. A single id is the record's object, several are its list; ``sought`` led to none."""
     single = ids[0] if len(ids) == 1 and (count is None or count == 1) else None
-    about = {"type": object_type, "id": single, "city": city} if object_type is not None else None
+    shown, sealed = sought_id(object_type, sought)
+    about = {"type": object_type, "id": single or shown, "city": city} if object_type is not None else None
     return new_record(
         id=str(uuid7()),
         at=at,
@@ -91,5 +110,5 @@ def wire_record(
         cause=cause,
         fields=fields,
         result={"code": code, "count": len(ids) if count is None else count, "outcome": outcome},
-        priv={"request.ip": request.ip},
+        priv={"request.ip": request.ip, "object.id": sealed},
     )

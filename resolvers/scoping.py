@@ -80,14 +80,17 @@ class Scoping:
                 return self._console.rules[type_name, name].policy
         return None
 
-    def visible(self, type_name: str, row: FromClause) -> ColumnElement[bool]:
-        """The predicate of one row of ``type_name``: false for all when the caller holds no line."""
+    def visible(self, type_name: str, row: FromClause, by: tuple[str, str] | None = None) -> ColumnElement[bool]:
+        """The predicate of one row of ``type_name``: false for all when the caller holds no line.
+
+        ``by``: the policy row whose lines carry the scope in place of the type's read row.
+        """
         source = SOURCES[type_name]
         if type_name == "Viewer":
             return row.c.id == self.caller
         if source.parent:
             return self._within(source.parent, row)
-        read = self.read_row(type_name)
+        read = by or self.read_row(type_name)
         if read is None:
             return self._with_target(source, row)
         held = self._holding(read)
@@ -275,10 +278,7 @@ class Scoping:
         if not seated:
             return held
         grant = self._grants[index]
-        seats = [
-            f'@ == "{grant.role} {tier}"'
-            for tier in TIERS[: TIERS.index(grant.tier) + 1]
-        ]
+        seats = [f'@ == "{grant.role} {tier}"' for tier in TIERS[: TIERS.index(grant.tier) + 1]]
         path: ColumnElement[Any] = literal_column(f"'$.policies[*].seats[*][*] ? ({' || '.join(seats)})'::jsonpath")
         category = or_(row.c.content_category.is_(None), self._category(row, "content_category", index))
         return and_(

@@ -25,7 +25,8 @@ from schema.directives import FieldRules
 from schema.inputs import convert
 from services.command import Act, Approval, Command, Finder, Reason, Result, Target
 
-Find = Callable[["asyncpg.Connection[Any]", Caller, Snapshot, str, str], Awaitable[Row]]
+# Connection, caller, snapshot, type, id, and the policy row that carries the scope (None: the type's own read row).
+Find = Callable[["asyncpg.Connection[Any]", Caller, Snapshot, str, str, tuple[str, str] | None], Awaitable[Row]]
 Rules = Mapping[tuple[str, str], FieldRules]
 
 
@@ -96,7 +97,7 @@ class Stored:
         wanted = typed(COMMANDS[request["command"]], orjson.loads(request["payload"])["arguments"])
 
         async def scoped(type_name: str, object_id: str) -> Row:
-            return await self.find(act.uow.conn, requester, act.snapshot, type_name, object_id)
+            return await self.find(act.uow.conn, requester, act.snapshot, type_name, object_id, None)
 
         return Act(
             uow=act.uow,

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from graphql import DocumentNode, FieldNode, FragmentDefinitionNode, GraphQLError, Node, Visitor, visit
 
+from resolvers.edge_errors import source_locations
+
 # graphql-core's message -> AppSync's kind and text. The first that matches counts; groups are names of the document.
 _KINDS: Final = tuple(
     (re.compile(pattern), kind, text)
@@ -99,8 +101,7 @@ _OTHER: Final = ("WrongType", "argument value is not valid")
 
 def located(error: GraphQLError, message: str) -> dict[str, Any]:
     """An error object as AppSync sends it before anything ran: no errorType, path null."""
-    locations = [{"line": at.line, "column": at.column, "sourceName": None} for at in error.locations or ()]
-    return {"path": None, "locations": locations or None, "message": message}
+    return {"path": None, "locations": source_locations(error.locations), "message": message}
 
 
 def validation_errors(document: DocumentNode, errors: Sequence[GraphQLError]) -> list[dict[str, Any]]:

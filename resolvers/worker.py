@@ -63,7 +63,7 @@ SELECT id FROM approval_request
 WHERE state = 'PENDING' AND NOT expiring_alerted
   AND created_at + (approve_by - created_at) * {EXPIRING_PERCENT} / 100 <= console_now()
 ORDER BY approve_by LIMIT $1
-"""
+"""  # noqa: S608  a number of ours
 _RUN_OUT = """
 SELECT id FROM decision WHERE state = 'EFFECTIVE' AND expires_at <= console_now() ORDER BY expires_at LIMIT $1
 """

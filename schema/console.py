@@ -47,11 +47,6 @@ class Console:
         """The schema as printed, directives included."""
         return self.strawberry.as_str() + "\n"
 
-    @cached_property
-    def policy_rows(self) -> frozenset[tuple[str, str]]:
-        """Every (object, action) that some field asks for."""
-        return frozenset(rule.policy for rule in self.rules.values() if rule.policy is not None)
-
     def roots(self) -> Iterable[tuple[str, GraphQLObjectType]]:
         """(kind, type) of each root type: query, mutation, subscription."""
         for kind in ("query", "mutation", "subscription"):

@@ -22,7 +22,7 @@ class Code(StrEnum):
     """An enum whose values are its names, as GraphQL, the database and the audit log write them."""
 
     @staticmethod
-    def _generate_next_value_(name: str, start: int, count: int, last_values: list[Any]) -> str:
+    def _generate_next_value_(name: str, start: int, count: int, last_values: list[Any]) -> str:  # noqa: ARG004  as Enum calls it
         return name
 
 

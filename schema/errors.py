@@ -110,4 +110,6 @@ class VersionConflictError(ConsoleError):
 def described(error: BaseException) -> str:
     """An unexpected error as a log may have it: its class and the last frames, never its message, which may carry values (PV-1)."""
     frames = traceback.extract_tb(error.__traceback__)[-12:]
-    return f"{type(error).__name__} at {' > '.join(f'{frame.filename}:{frame.lineno}:{frame.name}' for frame in frames)}"
+    return (
+        f"{type(error).__name__} at {' > '.join(f'{frame.filename}:{frame.lineno}:{frame.name}' for frame in frames)}"
+    )

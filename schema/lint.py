@@ -156,9 +156,7 @@ def lint_payloads(console: Console, holds: Callable[[str, str, str, str], bool])
         for name, field in root.fields.items():
             row = console.rules[root.name, name].policy
             starts.append((f"{root.name}.{name}", {row} if row else set(), list(_concrete(console.core, field.type))))
-    for of in console.objects():
-        if of.name not in roots:
-            starts.append((of.name, set(_rows(console, of)), [of]))
+    starts += [(of.name, set(_rows(console, of)), [of]) for of in console.objects() if of.name not in roots]
     findings: dict[tuple[str, str, tuple[str, str]], str] = {}
     for origin, opened_by, answers in starts:
         demands = _demands(console, answers)

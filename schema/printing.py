@@ -52,10 +52,8 @@ scalar AWSPhone
 scalar AWSURL
 scalar AWSIPAddress
 """
-_STAFF_MODES: Final = (
-    "aws_oidc",
-    "aws_cognito_user_pools",
-)  # how staff come; they need no directive where nobody else comes
+# How staff come; they need no directive where nobody else comes.
+_STAFF_MODES: Final = ("aws_oidc", "aws_cognito_user_pools")
 _OTHER_MODES: Final = ("aws_iam", "aws_api_key", "aws_lambda")
 
 

@@ -26,6 +26,7 @@ _DAY: Final = r"(?P<day>\d{4}-\d{2}-\d{2})"
 _DATE: Final = re.compile(rf"{_DAY}{_OFFSET}?")
 # Seconds and up to nine fraction digits are optional, the offset is not: a local time is no instant.
 _DATE_TIME: Final = re.compile(rf"{_DAY}T(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{{1,9}})?)?{_OFFSET}")
+_EMAIL_CHARACTERS: Final = 254  # RFC 5321, 4.5.3.1.3
 _EMAIL: Final = re.compile(
     r"[^\s@<>\",;:\\()\[\]]+@[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)+"
 )
@@ -60,7 +61,7 @@ def parse_date_time(value: object) -> AWSDateTime:
 
 def parse_email(value: object) -> AWSEmail:
     """Accept ``local@domain`` of at most 254 characters."""
-    if isinstance(value, str) and len(value) <= 254 and _EMAIL.fullmatch(value):  # RFC 5321, 4.5.3.1.3
+    if isinstance(value, str) and len(value) <= _EMAIL_CHARACTERS and _EMAIL.fullmatch(value):
         return AWSEmail(value)
     raise _refused("AWSEmail", value)
 

@@ -45,12 +45,14 @@ class OrdersRefundKernel(Protocol):
 
         A key that comes with another amount or order is refused (``KEY_REUSED``).
         """
+        ...
 
     async def get_refund(self, key: str) -> KernelRefund | None:
         """The refund of that key, or None when it was never submitted."""
 
     async def changes(self, limit: int) -> Sequence[KernelRefund]:
         """Refunds whose present state was not acknowledged yet: the event ``refund.updated``, oldest first."""
+        ...
 
     async def acknowledge(self, refunds: Sequence[KernelRefund]) -> None:
         """Say that these states were taken note of. A state that has moved on since will be told again."""

@@ -112,8 +112,8 @@ BEGIN
 END
 $$;
 
--- Two questions whose answer must not depend on the asker's cities: whose account somebody is and whether he is protected, and
--- what one person refunded one buyer lately. The owner answers them whole, and tells nothing else of the rows.
+-- Questions whose answer must not depend on the asker's cities: whose account somebody is and whether he is protected, what one
+-- person refunded one buyer lately, how many leases somebody holds. The owner answers them whole, and tells nothing else of the rows.
 CREATE FUNCTION subject_standing(wanted text, OUT staff_id text, OUT protected boolean)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT s.staff_id, cardinality(s.protected_tags) > 0 FROM public.subject s WHERE s.id = wanted
@@ -123,5 +123,10 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(sum(r.amount_minor), 0)::bigint FROM public.refund r
     WHERE r.requester_id = requester AND r.buyer_id = buyer AND r.created_at > since AND r.state <> ALL (unspent)
 $$;
-REVOKE ALL ON FUNCTION subject_standing(text), refunded_lately(text, text, timestamptz, text[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION subject_standing(text), refunded_lately(text, text, timestamptz, text[]) TO cs_app, cs_worker;
+CREATE FUNCTION leases_held(holder text, at timestamptz) RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT count(*) FROM public.case_file c WHERE c.assignee_id = holder AND c.state = 'CLAIMED' AND c.lease_expires_at > at
+$$;
+REVOKE ALL ON FUNCTION subject_standing(text), refunded_lately(text, text, timestamptz, text[]), leases_held(text, timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION subject_standing(text), refunded_lately(text, text, timestamptz, text[]), leases_held(text, timestamptz)
+TO cs_app, cs_worker;

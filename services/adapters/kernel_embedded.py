@@ -7,7 +7,7 @@ console's, so a crash between its effect and our note of it is as real as with a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -65,7 +65,7 @@ class EmbeddedKernel:
         self._pool = pool
 
     @asynccontextmanager
-    async def _conn(self) -> AsyncIterator[asyncpg.Connection[Any]]:
+    async def _conn(self) -> AsyncGenerator[asyncpg.Connection[Any], None]:
         try:
             async with connection(self._pool) as conn:
                 yield conn

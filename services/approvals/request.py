@@ -61,29 +61,46 @@ def bound(request: Row) -> Bound:
         name: frozenset(value) if isinstance(value, list) else value
         for name, value in document(request["facts"]).items()
     }
-    concerned = request["subject_staff_id"]
-    return Bound(
-        key=request["action"],
+    requirement = Requirement.from_json(document(request["seats"]))
+    return _bound(
+        requirement,
+        facts,
         requester_id=request["requester_id"],
-        facts=facts,
-        requirement=Requirement.from_json(document(request["seats"])),
         city_id=request["city_id"],
-        content_category=UNSCOPED if request["content_category"] is None else request["content_category"],
-        concerned_ids=frozenset() if concerned is None else frozenset({concerned}),
+        category=request["content_category"],
+        concerned_id=request["subject_staff_id"],
+    )
+
+
+def _bound(
+    requirement: Requirement,
+    facts: Facts,
+    *,
+    requester_id: str,
+    city_id: str | None,
+    category: str | None,
+    concerned_id: str | None,
+) -> Bound:
+    return Bound(
+        key=requirement.key,
+        requester_id=requester_id,
+        facts=facts,
+        requirement=requirement,
+        city_id=city_id,
+        content_category=UNSCOPED if category is None else category,
+        concerned_ids=frozenset() if concerned_id is None else frozenset({concerned_id}),
     )
 
 
 def check_pool(act: Act[Any], target: Target, requirement: Requirement, facts: Facts) -> tuple[str, ...]:
     """Ids of everybody who may vote; ``NO_ELIGIBLE_APPROVERS`` at once when they could not fill the seats."""
-    concerned = target.concerned_id
-    wanted = Bound(
-        key=requirement.key,
+    wanted = _bound(
+        requirement,
+        facts,
         requester_id=act.caller.id,
-        facts=facts,
-        requirement=requirement,
         city_id=target.city_id,
-        content_category=UNSCOPED if target.content_category is None else target.content_category,
-        concerned_ids=frozenset() if concerned is None else frozenset({concerned}),
+        category=target.content_category,
+        concerned_id=target.concerned_id,
     )
     pool = act.snapshot.approvers(wanted, act.uow.now)
     if not dual_control.enough(requirement, pool):

@@ -1,1 +1,1 @@
-"""Reports, cases, leases, notes and decisions."""
+"""Reports, cases, leases, notes and decisions. Imports ``services.command`` and ``telling``, no other area."""

@@ -18,9 +18,8 @@ from services.cases import rules, saving, targets
 from services.command import Act, Command, Result, Target
 
 _LEASES_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('leases:' || $1, 0))"
-_LEASES = """
-SELECT count(*) FROM case_file WHERE assignee_id = $1 AND state = 'CLAIMED' AND lease_expires_at > $2
-"""
+# Counted in all cities (migration 0001): a token that narrows its bearer must not hide his other leases.
+_LEASES = "SELECT leases_held($1, $2)"
 # What waits in a queue for this person: within one of his (city, category, state) rights, not skipped by him, not about
 # his own account. A lease that ended counts as ended although the timer has not come by yet.
 _WAITING = """

@@ -172,10 +172,15 @@ class AddNote(Command[NoteInput]):
         if len(mentions) > _MENTIONS_MAXIMUM:
             raise ConsoleError("BAD_REQUEST", f"At most {_MENTIONS_MAXIMUM} mentions.", field="mentionIds")
         for staff_id in mentions:
-            grants = act.standing(staff_id)
-            if not act.may(
-                "case", "read", target.facts, city_id=target.city_id, category=target.content_category, grants=grants
-            ):  # unknown and not allowed are one answer
+            seen = act.may(
+                "case",
+                "read",
+                target.facts,
+                city_id=target.city_id,
+                category=target.content_category,
+                grants=act.standing(staff_id),
+            )
+            if not seen:  # unknown and not allowed are one answer
                 raise ConsoleError("BAD_REQUEST", "Someone mentioned cannot see this case.", field="mentionIds")
 
     async def execute(self, act: Act[NoteInput], target: Target, entity_id: str | None) -> Result:

@@ -15,7 +15,6 @@ from schema.errors import ConsoleError, InvalidTransitionError
 
 Table = Mapping[tuple[str, str], str]
 
-CASE_STATES: Final = ("OPEN", "CLAIMED", "PENDING_INFO", "PENDING_APPROVAL", "ESCALATED", "RESOLVED", "CLOSED")
 CASE: Final[Table] = MappingProxyType(
     {
         ("OPEN", "claim"): "CLAIMED",
@@ -46,7 +45,6 @@ CASE: Final[Table] = MappingProxyType(
 )
 CLAIMABLE: Final = frozenset(state for state, event in CASE if event == "claim")
 
-REPORT_STATES: Final = ("RECEIVED", "ATTACHED", "ACTIONED", "DISMISSED", "INVALIDATED")
 REPORT: Final[Table] = MappingProxyType(
     {
         ("RECEIVED", "attach"): "ATTACHED",
@@ -59,7 +57,6 @@ REPORT: Final[Table] = MappingProxyType(
     }
 )
 
-DECISION_STATES: Final = ("PROPOSED", "EFFECTIVE", "REVERSED", "SUPERSEDED", "EXPIRED", "REJECTED")
 DECISION: Final[Table] = MappingProxyType(
     {
         ("PROPOSED", "take_effect"): "EFFECTIVE",

@@ -15,7 +15,7 @@ from typing import Any, Final
 from authz.approval_states import ENDINGS
 from authz.conditions import Facts
 from db.unit_of_work import Delivery, Row, new_id
-from schema.errors import InvalidTransitionError
+from schema.errors import ConsoleError, InvalidTransitionError
 from schema.money import CancelRefundInput, RequestRefundInput
 from services.approvals import request as requests
 from services.command import Act, Command, Result, Target, check_version
@@ -65,7 +65,9 @@ class RequestRefund(Command[RequestRefundInput]):
     async def locate(self, act: Act[RequestRefundInput]) -> Target:
         target = await _target(act, await act.find("OrderLedger", act.input.order_id))
         if act.input.case_id is not None:
-            await act.find("Case", act.input.case_id)
+            case = await act.find("Case", act.input.case_id)
+            if case["city_id"] != target.city_id:
+                raise ConsoleError("BAD_REQUEST", "The case is of another city than the order.", field="caseId")
         return self._with_facts(act, target)
 
     def _with_facts(self, act: Act[RequestRefundInput], target: Target) -> Target:

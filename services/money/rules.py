@@ -12,18 +12,6 @@ from typing import Any, Final
 
 from schema.errors import ConsoleError, InvalidTransitionError
 
-STATES: Final = (
-    "REQUESTED",
-    "PENDING_APPROVAL",
-    "APPROVED",
-    "SUBMITTED",
-    "REQUIRES_ACTION",
-    "SUCCEEDED",
-    "FAILED",
-    "REJECTED",
-    "CANCELED",
-    "EXPIRED",
-)
 REFUND: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
     {
         ("REQUESTED", "hold"): "PENDING_APPROVAL",
@@ -50,8 +38,8 @@ REFUND: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
         ("APPROVED", "kernel_cancel"): "CANCELED",
     }
 )
-TERMINAL: Final = frozenset({"SUCCEEDED", "FAILED", "REJECTED", "CANCELED", "EXPIRED"})
-RESERVING: Final = frozenset(STATES) - TERMINAL
+RESERVING: Final = frozenset(state for state, _ in REFUND)  # every state that has a way out
+TERMINAL: Final = frozenset(REFUND.values()) - RESERVING
 UNSPENT: Final = TERMINAL - {"SUCCEEDED"}  # what never left does not count against the anti-splitting sum
 
 # What the kernel says of a refund, as an event of ours. PENDING says that it has it.

@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest_asyncio
 
-from resolvers.context import Front, Limits
+from resolvers.limits import Front, Limits
 from tests.api.stage import PEOPLE, Stage
 from tests.conftest import Database
 

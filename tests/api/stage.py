@@ -30,12 +30,14 @@ from authz.issuers import ApiKey
 from db.pool import open_pool
 from resolvers.callers import Callers
 from resolvers.computed import Call
-from resolvers.context import Front, Limits, Services, utc_now
+from resolvers.context import utc_now
 from resolvers.cursors import Cursors
 from resolvers.documents import Documents
 from resolvers.edge import Edge
 from resolvers.http import GraphQL
 from resolvers.hub import Hub
+from resolvers.limits import Front, Limits
+from resolvers.parts import Parts
 from resolvers.pipeline import Pipeline
 from resolvers.reader import Reader
 from resolvers.realtime import RealTime
@@ -73,6 +75,18 @@ API_KEY = ApiKey(
     datetime(2100, 1, 1, tzinfo=UTC),
     "st_ts",
 )
+# Stands for the marketplace, in one city.
+SERVICE_KEY = "csk-of-the-marketplace"
+SERVICE_API_KEY = ApiKey(
+    "key2",
+    hashlib.sha256(SERVICE_KEY.encode()).digest(),
+    frozenset({"submitReport", "getReport", "listReports", "getSubject", "addNote"}),
+    datetime(2026, 1, 1, tzinfo=UTC),
+    datetime(2100, 1, 1, tzinfo=UTC),
+    service="MARKETPLACE",
+    city_ids=("lisbon",),
+    content_categories=("SFW",),
+)
 CASE_EVENTS = "subscription Live($caseId: ID, $cityId: ID, $filter: ModelSubscriptionCaseEventFilterInput) { onCaseEvent(caseId: $caseId, cityId: $cityId, filter: $filter) { cursor caseId kind state priority } }"
 APPROVALS = "subscription { onApprovalEvent { cursor requestId state } }"
 ALERTS = "subscription { onAlert { id kind targetId } }"
@@ -80,11 +94,11 @@ ALERTS = "subscription { onAlert { id kind targetId } }"
 
 @dataclass
 class Stage:
-    """A running process: ``address`` to connect to, ``hub`` and ``services`` to look into."""
+    """A running process: ``address`` to connect to, ``hub`` and ``parts`` to look into."""
 
     address: str
     database: Database
-    services: Services
+    parts: Parts
     hub: Hub
     realtime: RealTime
     dev: DevIssuer
@@ -104,10 +118,10 @@ class Stage:
             schema, pool, audit_pool, Tokens({"k": keys.next_token_key}, "k", clock=time.time), salt="s",
             functions=dict.fromkeys(_AUDIT_ROOTS, _elsewhere),
         )  # fmt: skip
-        services = Services(
+        parts = Parts(
             console=schema,
             callers=Callers(
-                Authenticator([], [API_KEY], dev),
+                Authenticator([], [API_KEY, SERVICE_API_KEY], dev),
                 authorizer,
                 clock=utc_now,
                 bad_credential_rate=limits.bad_credential_rate,
@@ -121,10 +135,10 @@ class Stage:
             limits=limits,
             front=front,
         )
-        records = StreamRecords(services)
-        realtime = RealTime(services, records)
+        records = StreamRecords(parts)
+        realtime = RealTime(parts, records)
         hub = Hub(
-            services,
+            parts,
             database.dsn("cs_app"),
             cursor=Cursors(keys.next_token_key).seal,
             disclose=records.told,
@@ -133,19 +147,19 @@ class Stage:
         realtime.attach(hub)
         await hub.start()
         await realtime.start()
-        graphql = GraphQL(services)
+        graphql = GraphQL(parts)
         http = {
             "/graphql": graphql, "/healthz": healthz, "/.well-known/jwks.json": jwks(dev),
             "/readyz": Readiness({"database": database_probe(pool, "0002")}),
         }  # fmt: skip
         routes = Routes(http, {"/graphql/realtime": realtime})
         try:
-            async with served(Edge(routes, services.front)) as address:
-                yield Stage(address, database, services, hub, realtime, dev)
+            async with served(Edge(routes, parts.front)) as address:
+                yield Stage(address, database, parts, hub, realtime, dev)
                 await realtime.stop()
         finally:
             await hub.stop()
-            await services.writer.close()
+            await parts.writer.close()
             await authorizer.stop()
             await pool.close()
             await audit_pool.close()

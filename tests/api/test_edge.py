@@ -14,9 +14,9 @@ from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from resolvers.context import Front, Limits
 from resolvers.edge import Edge, graphql_body, headers_of, respond
 from resolvers.edge_errors import JSON_TYPE
+from resolvers.limits import Front, Limits
 from tests.api.serving import served
 
 LIMITS = Limits(body_bytes=2000, body_seconds=0.4)

@@ -13,10 +13,10 @@ import pytest
 from graphql import parse, validate
 
 from countersign.graphiql import write_files
-from resolvers.context import Front
 from resolvers.edge import Edge
 from resolvers.graphiql import FILES, FOLDER, GraphiQL, Person, Tab, installed
 from resolvers.graphiql_tabs import TABS
+from resolvers.limits import Front
 from resolvers.rest import Routes
 from schema.build import console
 from tests.api.serving import served

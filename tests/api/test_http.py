@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -12,10 +13,10 @@ import orjson
 import pytest
 from graphql import get_introspection_query
 
-from resolvers.context import Front, Limits
+from resolvers.limits import Front, Limits
 from tests import factories
 from tests.api.conftest import MakeStage
-from tests.api.stage import KEY, Stage
+from tests.api.stage import KEY, SERVICE_KEY, Stage
 
 ME = "query Me { me { policyVersion staff { id displayName } } }"
 
@@ -106,7 +107,7 @@ async def test_a_token_that_is_not_a_jwt(stage: Stage) -> None:
 
 
 async def test_an_expired_token(stage: Stage) -> None:
-    old = stage.token("st_ts", timedelta(minutes=1), now=stage.services.clock() - timedelta(hours=1))
+    old = stage.token("st_ts", timedelta(minutes=1), now=stage.parts.clock() - timedelta(hours=1))
     refused(await post(stage, authorization=old), 401, "UnauthorizedException", "Token has expired.")
 
 
@@ -312,7 +313,7 @@ async def test_a_right_that_was_revoked_is_gone_at_the_next_request_of_any_proce
 @pytest.mark.contract("FC-1")
 async def test_without_a_database_the_answer_is_a_retryable_error(stage: Stage) -> None:
     await stage.ask("st_ts", ME)
-    await stage.services.app_pool.close()
+    await stage.parts.app_pool.close()
     body = (await stage.ask("st_ts", ME)).json()
     assert body["data"] is None
     assert body["errors"][0]["errorType"] == "DEPENDENCY_UNAVAILABLE"
@@ -498,3 +499,118 @@ async def test_mutations_have_a_rate_of_their_own_and_count_by_root_field(stages
     assert body["errors"][0]["errorType"] == "RATE_LIMITED"
     assert body["data"] is None
     assert "errors" not in (await stage.ask("st_ts", ME)).json()
+
+
+# ---------- found by attacking it ----------
+async def arranged(stage: Stage, make: Callable[[Any], Awaitable[str]]) -> str:
+    """Write rows as the superuser."""
+    conn = await asyncpg.connect(**stage.database.superuser)
+    try:
+        await conn.execute("SET countersign.cities = '*'")
+        return await make(conn)
+    finally:
+        await conn.close()
+
+
+@pytest.mark.contract("AU-3")
+async def test_a_page_that_a_payload_would_refuse_is_input_and_comes_in_its_turn(stage: Stage) -> None:
+    """Role, then scope, then the page; each refusal on record, and no note written."""
+    case_id = await a_case(stage)
+    query = "mutation M($input: NoteInput!) { addNote(input: $input) { case { reports(limit: 0) { items { id } } } } }"
+    asked = [("st_audit", case_id), ("st_ts", "case_of_nobody"), ("st_ts", case_id)]
+    heard = [(await stage.ask(who, query, note(of))).json()["errors"][0]["errorType"] for who, of in asked]
+    assert heard == ["Unauthorized", "NOT_FOUND", "BAD_REQUEST"]
+    assert [r["decision"]["code"] for r in await stage.records()] == heard
+
+
+@pytest.mark.contract("AU-2")
+async def test_asking_for_what_is_not_there_is_an_attempt_on_record(stage: Stage) -> None:
+    """Absent and out of scope are null for the one who asks; the auditor sees which id was tried."""
+    hidden = await a_case(stage)
+    query = "query Q($id: ID!) { getCase(id: $id) { id } }"
+    for sought in (hidden, "case_of_nobody", "ana@example.com"):
+        assert (await stage.ask("st_berlin", query, {"id": sought})).json()["data"] == {"getCase": None}
+    assert (await stage.ask("st_ts", query, {"id": hidden})).json()["data"] == {"getCase": {"id": hidden}}
+    records = await stage.records()
+    assert [(r["kind"], r["decision"]["verdict"], r["decision"]["code"], r["object"]["id"]) for r in records] == [
+        ("denied", "DENIED", "NOT_FOUND", hidden),
+        ("denied", "DENIED", "NOT_FOUND", "case_of_nobody"),
+        ("denied", "DENIED", "NOT_FOUND", None),
+        ("read", "ALLOWED", None, hidden),
+    ]
+    assert [r["object"]["city"] for r in records] == [None] * 4
+    assert "object.id" in records[2]["priv"]
+
+
+@pytest.mark.contract("AU-2", "BR-5")
+@pytest.mark.parametrize(
+    "query",
+    [
+        "query " + "A" * 50_000 + " { listCases { nextToken } }",
+        "{ listCases(filter: " + "{and: [" * 14 + "{}" + "]}" * 14 + ") { nextToken } }",
+        "{ listCases(filter: { id: { attributeType: number } }) { nextToken } }",
+    ],
+    ids=["a long name", "a deep filter", "an enum of a filter"],
+)
+async def test_nothing_that_a_document_may_say_is_too_much_for_the_log(stage: Stage, query: str) -> None:
+    body = (await stage.ask("st_ts", query)).json()
+    assert body["data"] == {"listCases": {"nextToken": None}}, body
+    (record,) = await stage.records()
+    assert record["decision"]["verdict"] == "ALLOWED"
+    assert len(record["operation"]["name"] or "") <= 100
+
+
+@pytest.mark.contract("BR-5")
+async def test_a_fault_within_an_answer_names_the_request_that_the_log_knows(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = await arranged(stage, lambda conn: factories.approval(conn, "st_support", seats=[]))
+    answer = await stage.ask(
+        "st_finance", "query Q($id: ID!) { getApprovalRequest(id: $id) { eligible } }", {"id": request}
+    )
+    (error,) = answer.json()["errors"]
+    assert (error["errorType"], error["path"]) == ("INTERNAL", ["getApprovalRequest", "eligible"])
+    assert error["errorInfo"] == {"retryable": True, "requestId": answer.headers["x-amzn-requestid"]}
+    assert f"request={answer.headers['x-amzn-requestid']}" in caplog.text
+
+
+REPORT = "mutation M($input: ReportInput!) { submitReport(input: $input) { outcome report { id category } } }"
+
+
+async def test_the_marketplace_reports_what_is_in_its_scope_and_reads_its_own_reports_alone(stage: Stage) -> None:
+    async def subjects(conn: Any) -> str:
+        await factories.queue(conn)
+        await factories.subject(conn, id="sub_berlin", city_id="berlin")
+        case = await factories.case(conn)
+        await factories.report(conn, case)
+        return await factories.subject(conn, id="sub_lisbon")
+
+    key = {"x-api-key": SERVICE_KEY}
+    await arranged(stage, subjects)
+
+    async def report(subject_id: str) -> dict[str, Any]:
+        given = {"subjectId": subject_id, "category": "SPAM", "externalId": "ext-1"}
+        body: dict[str, Any] = (await stage.ask(None, REPORT, {"input": given}, headers=key)).json()
+        return body
+
+    made = await report("sub_lisbon")
+    assert "errors" not in made, made
+    assert (made["data"]["submitReport"]["outcome"], made["data"]["submitReport"]["report"]["category"]) == (
+        "EXECUTED", "SPAM",
+    )  # fmt: skip
+    assert (await report("sub_lisbon"))["data"]["submitReport"]["outcome"] == "REPLAYED"
+    elsewhere, nowhere = await report("sub_berlin"), await report("sub_none")
+    assert elsewhere["errors"] == nowhere["errors"]
+    assert elsewhere["errors"][0]["errorType"] == "NOT_FOUND"
+
+    listed = (await stage.ask(None, "{ listReports { items { id } } }", headers=key)).json()["data"]["listReports"]
+    assert listed["items"] == [{"id": made["data"]["submitReport"]["report"]["id"]}]
+    for query in (
+        '{ getSubject(id: "sub_lisbon") { id } }',
+        "{ listReports { items { subjectId } } listCases { nextToken } }",
+    ):
+        body = (await stage.ask(None, query, headers=key)).json()
+        assert body["errors"][0]["errorType"] == "Unauthorized", body
+    noted = (await stage.ask(None, NOTE, note("case_1"), headers=key)).json()
+    assert noted["errors"][0]["errorType"] == "Unauthorized"
+    assert [r["actor"]["type"] for r in await stage.records()] == ["service"] * 8

@@ -11,8 +11,8 @@ from typing import Any, Self
 import asyncpg
 import pytest
 
-from resolvers.context import Limits
 from resolvers.hub_rights import may_hear
+from resolvers.limits import Limits
 from schema.errors import ConsoleError
 from tests import factories
 from tests.api.conftest import MakeStage
@@ -199,19 +199,19 @@ async def test_who_hears_of_an_object_is_who_can_read_it(stage: Stage) -> None:
         for recipients in (["st_small", "st_audit"], ["st_berlin", "st_finance"]):
             alert_id = await factories.alert(conn, *recipients, city_id=city)
             objects.append(("Alert", alert_id, ("alert", "read"), city, {"recipientIds": recipients}))
-    snapshot = await stage.services.authorizer.current(await conn.fetchval("SELECT version FROM authz_version"))
+    snapshot = await stage.parts.authorizer.current(await conn.fetchval("SELECT version FROM authz_version"))
     await conn.close()
     heard: list[bool] = []
-    async with stage.services.app_pool.acquire() as reading:
+    async with stage.parts.app_pool.acquire() as reading:
         for person in people:
-            identity = await stage.services.callers.identify({"authorization": stage.token(person)}, "-")
-            caller = stage.services.callers.under(identity, snapshot)
+            identity = await stage.parts.callers.identify({"authorization": stage.token(person)}, "-")
+            caller = stage.parts.callers.under(identity, snapshot)
             assert caller is not None
             for type_name, object_id, right, city, facts in objects:
                 async with reading.transaction():
                     await reading.execute("SELECT set_config('countersign.cities', '*', true)")
                     try:
-                        await stage.services.reader.find(reading, caller, snapshot, type_name, object_id)
+                        await stage.parts.reader.find(reading, caller, snapshot, type_name, object_id)
                         readable = True
                     except ConsoleError:
                         readable = False

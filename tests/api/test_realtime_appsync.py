@@ -10,7 +10,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from resolvers.context import Limits
+from resolvers.limits import Limits
 from tests.api.conftest import MakeStage
 from tests.api.stage import ALERTS, APPROVALS, CASE_EVENTS, KEY, AppSyncClient, Stage, header
 
@@ -235,7 +235,7 @@ async def test_a_right_that_is_missing_is_refused_by_a_name_that_spares_the_sibl
 
 async def test_a_dead_token_at_a_start_is_named_so_that_amplify_reconnects(stage: Stage) -> None:
     async with stage.appsync("st_ts") as client:
-        old = stage.token("st_ts", timedelta(seconds=60), now=stage.services.clock() - timedelta(hours=1))
+        old = stage.token("st_ts", timedelta(seconds=60), now=stage.parts.clock() - timedelta(hours=1))
         subscription = await client.start(CASE_EVENTS, credentials=stage.credentials(old))
         frame = await client.receive()
         assert frame["payload"]["errors"] == [{"errorType": "UnauthorizedException", "message": "Token has expired."}]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
-from resolvers.context import Limits
+from resolvers.limits import Limits
 from tests.api.conftest import MakeStage
 from tests.api.stage import AppSyncClient, Stage
 

@@ -27,7 +27,7 @@ async def test_alive_and_ready(stage: Stage) -> None:
 
 @pytest.mark.contract("FC-1")
 async def test_without_a_database_it_is_alive_but_not_ready_and_says_why(stage: Stage) -> None:
-    await stage.services.app_pool.close()
+    await stage.parts.app_pool.close()
     assert (await get(stage.address, "/healthz")).status_code == 200
     ready = await get(stage.address, "/readyz")
     assert ready.status_code == 503

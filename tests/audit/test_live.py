@@ -62,6 +62,9 @@ async def test_checkpoints_are_listed_both_ways_and_by_size(log: Log) -> None:
     assert (newest["worm"], newest["anchor"], newest["cosignedBy"]) == (False, "directory", [])
     assert await live.checkpoint(log.reader, 5) is None
     assert (await live.checkpoint(log.reader, 4.0) or {})["size"] == 4.0
+    for size in (4.5, 2.0**53, 1e308, float("inf"), float("nan")):
+        with pytest.raises(ConsoleError, match="whole number"):
+            await live.checkpoint(log.reader, size)
 
 
 async def test_verification_answers_in_the_words_of_the_schema(log: Log) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -70,6 +71,21 @@ def test_odd_values_keep_one_form(value: Any) -> None:
 def test_what_is_outside_the_profile_is_refused(value: Any) -> None:
     with pytest.raises(NotCanonicalError):
         canonical(value)
+
+
+class Kind(Enum):
+    """As the schema's enums reach the resolvers."""
+
+    NUMBER = "number"
+
+
+def test_arguments_have_a_digest_however_deep_a_document_nests_them() -> None:
+    """Nothing of them stands in the record, so the record's sixteen levels are no limit of theirs."""
+    given: Any = {"id": {"attributeType": Kind.NUMBER}}
+    for _ in range(16):
+        given = {"and": [given]}
+    said = json.loads(json.dumps(given, default=lambda item: item.value))
+    assert record.arguments_digest(given) == record.arguments_digest(said)
 
 
 def test_sixteen_levels_are_allowed() -> None:

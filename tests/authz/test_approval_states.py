@@ -9,12 +9,8 @@ import pytest
 
 from authz.approval_states import (
     APPROVAL,
-    APPROVAL_EVENTS,
-    APPROVAL_STATES,
     ENDINGS,
     EXECUTION,
-    EXECUTION_EVENTS,
-    EXECUTION_STATES,
     approve_by,
     execute_by,
     expiring_at,
@@ -22,8 +18,14 @@ from authz.approval_states import (
     next_state,
     overdue,
 )
+from schema.approvals import ApprovalState, ExecutionState
 from schema.errors import ConsoleError, InvalidTransitionError
 from tests.authz.people import NOW
+
+APPROVAL_STATES = [state.value for state in ApprovalState]
+EXECUTION_STATES = [state.value for state in ExecutionState]
+APPROVAL_EVENTS = sorted({event for _, event in APPROVAL})
+EXECUTION_EVENTS = sorted({event for _, event in EXECUTION})
 
 PENDING_ONLY = {"vote", "withdraw", "quorum", "reject", "cancel"}
 

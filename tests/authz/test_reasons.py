@@ -79,3 +79,13 @@ def test_notes_and_tickets_are_bounded() -> None:
     check("REFUND", Given("GOODWILL", "x" * 2000, "t" * 200))
     assert refused("REFUND", Given("DUPLICATE", "x" * 2001)) == ("BAD_REQUEST", "reason.note")
     assert refused("REFUND", Given("DUPLICATE", None, "t" * 201)) == ("BAD_REQUEST", "reason.ticketRef")
+
+
+@pytest.mark.parametrize("ticket", ["HELP-42", "#42", "https://tickets.example/browse/HELP-42?focus=1"])
+def test_a_ticket_is_a_reference(ticket: str) -> None:
+    check("REFUND", Given("DUPLICATE", None, ticket))
+
+
+@pytest.mark.parametrize("ticket", ["ana@example.com", "Ana called twice", "T-1\n", "Aná"])
+def test_a_ticket_stands_in_the_log_in_clear_and_is_no_free_text(ticket: str) -> None:
+    assert refused("REFUND", Given("DUPLICATE", None, ticket)) == ("BAD_REQUEST", "reason.ticketRef")

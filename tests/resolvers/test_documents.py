@@ -122,6 +122,35 @@ def test_lists_in_variables_have_at_most_100_items() -> None:
     assert error.value.info["limit"] == "list items"
 
 
+@pytest.mark.contract("QL-4")
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{ getCase(id: "a\\u0000") { id } }',
+        'query($id: ID! = "\\u0000") { getCase(id: $id) { id } }',
+        '{ listCases(filter: { and: [{ id: { in: ["x", "\\u0000"] } }] }) { nextToken } }',
+        '{ me @include(if: "\\u0000") { policyVersion } }',
+        "{ verifyAudit(fromSeq: 1e999) { ok } }",
+        "{ verifyAudit(fromSeq: -1e999) { ok } }",
+    ],
+)
+def test_what_json_may_not_say_a_literal_may_not_either(text: str) -> None:
+    """NUL, which no text of PostgreSQL holds, and a number that is none: refused before anything is validated."""
+    cache = documents()
+    with pytest.raises(ConsoleError) as error:
+        cache.operation(text)
+    assert (error.value.code, cache.validated) == ("BAD_REQUEST", 0)
+
+
+@pytest.mark.contract("QL-4")
+@pytest.mark.parametrize("value", ["a\x00", float("inf"), float("nan"), ["x", "\x00"], {"eq": "\x00"}])
+def test_variables_that_did_not_come_as_json_are_held_to_the_same(value: Any) -> None:
+    operation = documents().operation("query($id: ID!) { getCase(id: $id) { id } }")
+    with pytest.raises(ConsoleError) as error:
+        operation.bind(console().core, {"id": value})
+    assert error.value.code == "BAD_REQUEST"
+
+
 REFUSED = [
     ("{ foo }", "Validation error of type FieldUndefined: Field 'foo' in type 'Query' is undefined @ 'foo'"),
     ("{ getCase { id } }", "Validation error of type MissingFieldArgument: Missing field argument id @ 'getCase'"),

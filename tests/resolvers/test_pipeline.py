@@ -15,6 +15,7 @@ from resolvers import registry
 from resolvers.pipeline import Pipeline
 from schema.build import console
 from schema.errors import ConsoleError
+from services.cases.claims import ClaimInput
 from services.command import Act, Result, Target
 from services.money.commands import RequestRefund
 from tests import factories
@@ -289,7 +290,7 @@ async def test_row_level_security_holds_where_the_first_line_is_removed(
     await people(bench)
     there = await factories.ledger(bench.conn, city_id="berlin")
 
-    async def unscoped(conn: Any, _caller: Caller, _snapshot: Any, _type_name: str, id_: str) -> Any:
+    async def unscoped(conn: Any, _caller: Caller, _snapshot: Any, _type_name: str, id_: str, _by: Any) -> Any:
         row = await conn.fetchrow("SELECT * FROM order_ledger WHERE order_id = $1", id_)
         if row is None:
             raise ConsoleError("NOT_FOUND")
@@ -297,3 +298,33 @@ async def test_row_level_security_holds_where_the_first_line_is_removed(
 
     pipeline = Pipeline(bench.app, bench.authorizer, bench.writer, unscoped, console().rules)
     assert await code(bench, AGENT, refund(there), pipeline=pipeline) == "NOT_FOUND"
+
+
+@pytest.mark.contract("AU-3", "PV-1")
+async def test_a_refused_attempt_keeps_what_the_client_made_up_out_of_the_clear(bench: Bench) -> None:
+    """A reason code of no list and an id of no object may be anything a person can type."""
+    await people(bench)
+    order = await factories.ledger(bench.conn)
+    assert await code(bench, AGENT, refund(order, code="+351 912 345 678")) == "REASON_INVALID"
+    assert await code(bench, AGENT, refund(order, code="SPAM")) == "REASON_INVALID"
+    assert await code(bench, AGENT, refund("ana.souza@example.com")) == "NOT_FOUND"
+    first, second, third = await bench.records()
+    assert (first["reason"], second["reason"]["code"]) == (None, "SPAM")
+    assert (third["object"]["type"], third["object"]["id"]) == ("OrderLedger", None)
+    assert "object.id" in third["priv"]
+    assert "object.id" not in first["priv"]
+
+
+@pytest.mark.contract("FC-5")
+async def test_the_systems_own_deeds_do_not_run_on_a_directory_that_cannot_be_read(bench: Bench) -> None:
+    asked: list[bool] = []
+
+    class Corrupt:
+        async def current(self, _version: int | None = None, *, writing: bool = False) -> Any:
+            asked.append(writing)
+            raise ConsoleError("DEPENDENCY_UNAVAILABLE")
+
+    pipeline = Pipeline(bench.background, Corrupt(), bench.writer, bench.reader.find, console().rules)
+    with pytest.raises(ConsoleError):
+        await pipeline.system("lease.expire", ClaimInput("case_1"))
+    assert asked == [True]

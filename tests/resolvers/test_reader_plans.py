@@ -11,7 +11,8 @@ import pytest_asyncio
 from graphql import GraphQLObjectType, get_named_type, is_leaf_type
 
 from resolvers.plan_cache import PlanCache, shape
-from resolvers.plans import Plan, Planner
+from resolvers.plans import Planner
+from resolvers.read_plan import Plan
 from schema.build import console
 from tests import factories as f
 from tests.conftest import Database

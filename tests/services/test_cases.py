@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
+import orjson
 import pytest
 
 from schema.errors import ConsoleError
@@ -433,6 +434,22 @@ async def test_a_rejected_ban_returns_the_case_to_its_former_assignee(bench: Ben
     assert (row["state"], row["assignee_id"], row["approval_request_id"]) == ("OPEN", AGENT, None)
     assert (await bench.row("decision", asked.refs["decision"]))["state"] == "REJECTED"
     assert (await bench.do(AGENT, "claimCase", caseId=case["id"])).outcome == "EXECUTED"
+
+
+async def test_neither_approvers_nor_the_log_see_the_lease_of_who_asked(bench: Bench) -> None:
+    """A lease token is a secret of its holder; what is bound is the deed, and the key names an attempt."""
+    await people(bench)
+    case = await claimed(bench)
+    asked = await bench.do(AGENT, "decideCase", input=decision(case, "BAN", severity=3, key="key-of-the-attempt"))
+    request = await bench.row("approval_request", asked.refs["approvalRequest"])
+    bound = orjson.loads(request["payload"])["arguments"]["input"]
+    assert (bound["caseId"], bound["kind"]) == (case["id"], "BAN")
+    assert not {"leaseToken", "idempotencyKey"} & bound.keys()
+    shown = "".join(str(value) for value in request.values())
+    logged = orjson.dumps(await bench.records()).decode()
+    for secret in (case["lease_token"], "key-of-the-attempt"):
+        assert secret not in shown
+        assert secret not in logged
 
 
 async def test_a_protected_subject_needs_one_approval_more(bench: Bench) -> None:

@@ -313,6 +313,16 @@ async def test_refunds_in_a_city_one_no_longer_holds_still_add_up(bench: Bench) 
     assert (await bench.do("st_moved", "requestRefund", input=refund(second, 200, key="b"))).outcome == "PENDING_APPROVAL"
 
 
+async def test_a_refund_belongs_to_a_case_of_its_own_city(bench: Bench) -> None:
+    await people(bench)
+    await factories.staff(bench.conn, "SUPPORT", "AGENT", id="st_two", cities=("lisbon", "berlin"))
+    order = await factories.ledger(bench.conn, city_id="lisbon")
+    foreign = await factories.case(bench.conn, kind="REFUND", city_id="berlin")
+    own = await factories.case(bench.conn, kind="REFUND", city_id="lisbon")
+    assert (await refused(bench, "st_two", "requestRefund", input=refund(order, 100, caseId=foreign))).code == "BAD_REQUEST"
+    assert (await bench.do("st_two", "requestRefund", input=refund(order, 100, key="k2", caseId=own))).outcome == "EXECUTED"
+
+
 async def test_goodwill_beyond_its_bound_needs_a_second_person(bench: Bench) -> None:
     await people(bench)
     order = await factories.ledger(bench.conn)
