@@ -147,8 +147,9 @@ class Sealer:
     async def connection(self) -> asyncpg.Connection[Any]:
         """The sealer's own connection, direct: its lock and its LISTEN are the session's."""
         if self._conn is None or self._conn.is_closed():
-            self._conn = await asyncpg.connect(**self._dsn.connect_kwargs())
-            await self._conn.add_listener("countersign_work", lambda *_: self._wake.set())
+            conn: asyncpg.Connection[Any] = await asyncpg.connect(**self._dsn.connect_kwargs())
+            await conn.add_listener("countersign_work", lambda *_: self._wake.set())
+            self._conn = conn
         return self._conn
 
     async def close(self) -> None:
@@ -205,6 +206,8 @@ class Sealer:
         bad: list[tuple[asyncpg.Record, str]] = []
         for row in rows:
             data = row["body"].encode()
+            body: dict[str, Any] = {}
+            projected: dict[str, Any] = {}
             if leaf(data) != row["leaf"]:
                 bad.append((row, "LEAF_MISMATCH"))
             elif not self._keys.mac_holds(row["kid"], row["leaf"], row["mac"]):

@@ -34,9 +34,10 @@ MAX_SKEW: Final = timedelta(minutes=5)
 TRUST: Final = ("KEY", "PIN", "ANCHOR", "WITNESS", "WRITER_MAC", "STATE")
 TAMPERING, NO_CONCLUSION, WARNING = 1, 2, 3
 # Every other code is tampering.
-SEVERITY: Final = dict.fromkeys(
-    ("NO_TRUSTED_CHECKPOINT", "NO_TRUSTED_SIGNATURE", "UNKNOWN_KEY", "STALE"), NO_CONCLUSION
-) | dict.fromkeys(("CLOCK_SKEW", "CLOCK_BACK", "UNEXPECTED_FILE"), WARNING)
+SEVERITY: Final[dict[str, int]] = {
+    **dict.fromkeys(("NO_TRUSTED_CHECKPOINT", "NO_TRUSTED_SIGNATURE", "UNKNOWN_KEY", "STALE"), NO_CONCLUSION),
+    **dict.fromkeys(("CLOCK_SKEW", "CLOCK_BACK", "UNEXPECTED_FILE"), WARNING),
+}
 _PATHS: Final = (
     "w=w wn=wn kind=kind actor=actor.sub action=action obj_type=object.type obj_id=object.id subject=object.subject city=object.city "
     "decision=decision.verdict code=decision.code policy=policy.row approval=approval.request request=request.id"

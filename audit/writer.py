@@ -252,8 +252,11 @@ class Writer:
             row = await conn.fetchrow(
                 "SELECT waiting, unanchored_seconds FROM audit.backlog($1)", self._limits.intake_rows
             )
-            behind = row is None or row["unanchored_seconds"] > self._limits.unanchored_seconds
-            self._is_closed = behind or row["waiting"] > self._limits.intake_rows
+            self._is_closed = (
+                row is None
+                or row["unanchored_seconds"] > self._limits.unanchored_seconds
+                or row["waiting"] > self._limits.intake_rows
+            )
             self._checked_at = now
         if self._is_closed:
             raise ConsoleError("AUDIT_UNAVAILABLE", "The audit log is too far behind, so nothing was done.")

@@ -1,6 +1,6 @@
 """Root field -> command, for every mutation of the schema and for what timers, webhooks and the outbox do.
 
-``check`` is asked at start: a mutation without a command, or a command without a mutation, stops the process.
+``misfits`` is asked at start: a mutation without a command, or a command without a mutation, stops the process.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ COMMANDS: Final = _merged(cases.COMMANDS, money.COMMANDS, approvals.COMMANDS, al
 SYSTEM: Final = _merged(cases.SYSTEM_COMMANDS, money.SYSTEM_COMMANDS, approvals.SYSTEM_COMMANDS, alerts.SYSTEM_COMMANDS)
 
 
-def check(mutations: Iterable[str]) -> None:
-    """Refuse to start unless commands and mutations are the same set (``publish*`` run behind real AppSync only)."""
+def misfits(mutations: Iterable[str]) -> list[str]:
+    """Where commands and mutations are not the same set, each naming its field (``publish*`` run behind real AppSync only)."""
     wanted = {name for name in mutations if not name.startswith("publish")}
-    missing, surplus = sorted(wanted - COMMANDS.keys()), sorted(COMMANDS.keys() - wanted)
-    if missing or surplus:
-        raise ValueError(f"mutations without a command: {missing}; commands without a mutation: {surplus}")
+    missing = [f"Mutation.{name}: no command of services/ runs it" for name in sorted(wanted - COMMANDS.keys())]
+    surplus = [f"{name}: a command whose mutation is not in the schema" for name in sorted(COMMANDS.keys() - wanted)]
+    return missing + surplus

@@ -54,7 +54,7 @@ async def staff(
     role: str | None = None,
     tier: str = "AGENT",
     *,
-    id: str | None = None,  # noqa: A002
+    id: str | None = None,
     cities: tuple[str, ...] = ("lisbon",),
     categories: tuple[str, ...] = ALL,
     state: str = "ACTIVE",

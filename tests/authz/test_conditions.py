@@ -29,6 +29,12 @@ from authz.conditions import (
     refusing_fact,
     text,
 )
+from authz.scope import ROLES, TIERS
+from schema.cases import CaseKind, CaseState
+from schema.common import Role, Tier
+from schema.directives import Code, PiiClass
+from schema.moderation import DecisionKind
+from schema.money import RefundDestination
 
 
 def leaf(fact: str, op: str, value: Any) -> dict[str, Any]:
@@ -295,3 +301,19 @@ def test_learning_a_fact_never_turns_an_answer_round(
     before = evaluate(condition, {name: known for name, known in facts.items() if name != fact})
     after = evaluate(condition, {**facts, fact: value})
     assert before is None or before is after
+
+
+@pytest.mark.parametrize(
+    ("tokens", "enum"),
+    [
+        (ROLES, Role),
+        (TIERS, Tier),
+        (ENUMS["caseKind"], CaseKind),
+        (ENUMS["caseState"], CaseState),
+        (ENUMS["decisionKind"], DecisionKind),
+        (ENUMS["destination"], RefundDestination),
+        (SETS["piiClasses"], PiiClass),
+    ],
+)
+def test_the_tokens_of_a_fact_are_those_of_the_schema(tokens: tuple[str, ...], enum: type[Code]) -> None:
+    assert tokens == tuple(member.value for member in enum)

@@ -211,6 +211,8 @@ def test_a_damaged_key_stops_the_start_with_its_name(server: Server) -> None:
     finally:
         keys.write_text(good)
     assert done.returncode == 1
-    assert done.stderr.count(f"{keys} is damaged") == 1  # the first process that meets it; no other is started after that
+    assert (
+        done.stderr.count(f"{keys} is damaged") == 1
+    )  # the first process that meets it; no other is started after that
     assert "cannot run like this" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -310,7 +310,9 @@ async def test_refunds_in_a_city_one_no_longer_holds_still_add_up(bench: Bench) 
     second = await factories.ledger(bench.conn, buyer_id="buyer_9", city_id="lisbon")
     assert (await bench.do("st_moved", "requestRefund", input=refund(first, 4_900, key="a"))).outcome == "EXECUTED"
     await bench.conn.execute("UPDATE staff_grant SET city_ids = '{lisbon}' WHERE staff_id = 'st_moved'")
-    assert (await bench.do("st_moved", "requestRefund", input=refund(second, 200, key="b"))).outcome == "PENDING_APPROVAL"
+    assert (
+        await bench.do("st_moved", "requestRefund", input=refund(second, 200, key="b"))
+    ).outcome == "PENDING_APPROVAL"
 
 
 async def test_a_refund_belongs_to_a_case_of_its_own_city(bench: Bench) -> None:
@@ -319,8 +321,12 @@ async def test_a_refund_belongs_to_a_case_of_its_own_city(bench: Bench) -> None:
     order = await factories.ledger(bench.conn, city_id="lisbon")
     foreign = await factories.case(bench.conn, kind="REFUND", city_id="berlin")
     own = await factories.case(bench.conn, kind="REFUND", city_id="lisbon")
-    assert (await refused(bench, "st_two", "requestRefund", input=refund(order, 100, caseId=foreign))).code == "BAD_REQUEST"
-    assert (await bench.do("st_two", "requestRefund", input=refund(order, 100, key="k2", caseId=own))).outcome == "EXECUTED"
+    assert (
+        await refused(bench, "st_two", "requestRefund", input=refund(order, 100, caseId=foreign))
+    ).code == "BAD_REQUEST"
+    assert (
+        await bench.do("st_two", "requestRefund", input=refund(order, 100, key="k2", caseId=own))
+    ).outcome == "EXECUTED"
 
 
 async def test_goodwill_beyond_its_bound_needs_a_second_person(bench: Bench) -> None:
