@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     import asyncpg
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from authz.dev_issuer import DevIssuer
     from resolvers.pipeline import Fault
 
 logger = logging.getLogger("countersign.audit")
@@ -175,7 +176,9 @@ async def serving(settings: Settings) -> AsyncGenerator[ASGIApp, None]:
         stack.push_async_callback(hub.stop)
         await realtime.start()
         stack.push_async_callback(realtime.stop)
-        graphiql = GraphiQL(tabs=TABS, people=lambda: _demo_people(dev) if settings.demo_mode else [])
+        graphiql = GraphiQL(
+            tabs=TABS, people=lambda: _people(base.authorizer, dev) if dev and settings.demo_mode else []
+        )
         graphql = GraphQL(parts, graphiql)
         stack.push_async_callback(graphql.stop)
         http: dict[str, ASGIApp] = {
@@ -246,7 +249,7 @@ async def _pool(stack: AsyncExitStack, settings: Settings, role: Role) -> asyncp
     return pool
 
 
-def _dev_issuer(settings: Settings) -> Any:
+def _dev_issuer(settings: Settings) -> DevIssuer | None:
     if not settings.uses_dev_issuer:
         return None
     from authz.dev_issuer import DevIssuer
@@ -254,11 +257,12 @@ def _dev_issuer(settings: Settings) -> Any:
     return DevIssuer(settings.dev_issuer_dir)
 
 
-def _demo_people(dev: Any) -> list[Person]:
-    """Whom GraphiQL may ask as: the demo's people, each with a fresh token."""
-    from countersign.demo_data import HANDLES, display_name, staff_id
-
-    return [Person(handle, display_name(handle), dev.token(staff_id(handle))) for handle in HANDLES]
+def _people(authorizer: Authorizer, dev: DevIssuer) -> list[Person]:
+    """Whom GraphiQL may ask as: everybody of the directory, each with a fresh token of the dev issuer."""
+    staff = authorizer.latest.staff.values() if authorizer.latest else ()
+    return [
+        Person(row.handle, row.display_name, dev.token(row.id)) for row in sorted(staff, key=lambda row: row.handle)
+    ]
 
 
 def _policy_probe(authorizer: Authorizer) -> Probe:

@@ -180,6 +180,11 @@ class Authorizer:
         self._watching: asyncio.Task[None] | None = None
 
     @property
+    def latest(self) -> Snapshot | None:
+        """The newest snapshot this process has, without asking: fit to show, never to decide by."""
+        return self._snapshot
+
+    @property
     def problem(self) -> str | None:
         """Why the newest directory cannot be used, for readiness; None when all is well."""
         return self._problem

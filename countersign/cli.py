@@ -200,6 +200,43 @@ def make_keys() -> None:
     typer.echo(signer.vkey)
 
 
+@app.command("make-api-key")
+def make_api_key(
+    name: Annotated[str, typer.Argument(help="A name for the key, as the log will show it.")],
+    field: Annotated[list[str], typer.Option(help="Root field that the key opens; repeat it.")],
+    service: Annotated[str, typer.Option(help="The system it stands for.")] = "MARKETPLACE",
+    city: Annotated[list[str] | None, typer.Option(help="City it acts in; repeat it, or leave out for all.")] = None,
+    days: Annotated[int, typer.Option(min=1, max=365, help="Days until it expires.")] = 90,
+) -> None:
+    """Make an API key for another system. The key is shown once; the entry goes into the list COUNTERSIGN_API_KEYS.
+
+    Example: countersign make-api-key app-reports --field submitReport --days 30
+    """
+    import json
+    from datetime import UTC, datetime, timedelta
+
+    from authz.issuers import new_api_key, parse_api_keys
+    from authz.scope import CATEGORIES
+
+    now = datetime.now(UTC).replace(microsecond=0)
+    key, digest = new_api_key()
+    entry = {
+        "id": name,
+        "hash": digest,
+        "service": service,
+        "cityIds": city or ["*"],
+        "contentCategories": list(CATEGORIES),
+        "rootFields": field,
+        "createdAt": now.isoformat(),
+        "expiresAt": (now + timedelta(days=days)).isoformat(),
+    }
+    try:
+        parse_api_keys(json.dumps([entry]), now)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    typer.echo(json.dumps({"key": key, "entry": entry}, indent=2))
+
+
 @app.command("amplify-outputs")
 def amplify_outputs(
     host: Annotated[str, typer.Option(help="Name in the server's certificate.")] = "localhost",

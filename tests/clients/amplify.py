@@ -110,13 +110,16 @@ class Person:
         assert "Connected" in self.connection, self.connection
         await asyncio.sleep(0.3)  # Amplify says Connected at the socket's ack; the start_ack follows
 
-    async def heard(self, name: str, timeout: float = 15) -> dict[str, Any]:
-        """The next event of a subscription."""
-        message = await asyncio.wait_for(self.events[name].get(), timeout)
-        assert message.get("data"), message
-        (value,) = message["data"].values()
-        result: dict[str, Any] = value
-        return result
+    async def heard(self, name: str, timeout: float = 15, **about: Any) -> dict[str, Any]:
+        """The next event of a subscription with these fields; what it heard of other things before is passed over."""
+        async with asyncio.timeout(timeout):
+            while True:
+                message = await self.events[name].get()
+                assert message.get("data"), message
+                (value,) = message["data"].values()
+                if about.items() <= value.items():
+                    result: dict[str, Any] = value
+                    return result
 
     async def close(self) -> None:
         assert self._process.stdin is not None

@@ -114,7 +114,8 @@ async def test_a_refund_is_requested_refused_to_its_requester_countersigned_and_
     assert asked["refund"]["state"] == "PENDING_APPROVAL"
     assert asked["ledger"]["reserved"]["amountMinor"] == before["reserved"]["amountMinor"] + 12_000
     assert asked["ledger"]["refundable"]["amountMinor"] == before["refundable"]["amountMinor"] - 12_000
-    event, alert = await senior.heard("approvals"), await senior.heard("alerts")
+    event = await senior.heard("approvals", requestId=request["id"])
+    alert = await senior.heard("alerts", targetId=request["id"])
     assert (event["requestId"], event["state"], event["execution"]) == (request["id"], "PENDING", "NOT_STARTED")
     assert (alert["kind"], alert["targetId"]) == ("APPROVAL_WAITING", request["id"])
 
@@ -135,7 +136,7 @@ async def test_a_refund_is_requested_refused_to_its_requester_countersigned_and_
     assert approved["request"]["state"] == "APPROVED"
     assert approved["request"]["execution"] == "EXECUTED"
     assert [v["voter"]["id"] for v in approved["request"]["votes"]] == ["st_finance_senior"]
-    steps = [await senior.heard("approvals") for _ in range(3)]
+    steps = [await senior.heard("approvals", requestId=request["id"]) for _ in range(3)]
     assert [(e["state"], e["execution"]) for e in steps] == [
         ("PENDING", "NOT_STARTED"),
         ("APPROVED", "NOT_STARTED"),

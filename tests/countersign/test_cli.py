@@ -27,6 +27,7 @@ from audit.keys import Keys, Signer
 from audit.record import new_record, service_actor
 from audit.sealer import Sealer
 from audit.writer import Writer
+from authz.issuers import match_api_key, parse_api_keys
 from countersign.cli import app, main
 from countersign.cli_console import Console
 from countersign.database import prepare
@@ -286,6 +287,17 @@ def test_amplify_outputs_name_the_tls_address(home: Home, tmp_path: Path) -> Non
     assert printed["data"]["url"] == "https://localhost:9443/graphql"
     home.run("amplify-outputs", "--tls-port", "9443", "--out", str(tmp_path / "o.json"))
     assert json.loads((tmp_path / "o.json").read_text()) == printed
+
+
+def test_an_api_key_is_shown_once_and_its_entry_is_what_the_setting_takes(empty: Path) -> None:
+    made = json.loads(_run(empty, "make-api-key", "app-reports", "--field", "submitReport", "--days", "30").stdout)
+    [stored] = parse_api_keys(json.dumps([made["entry"]]), datetime.now(UTC))
+    assert match_api_key((stored,), made["key"]) is stored
+    assert (stored.service, stored.root_fields) == ("MARKETPLACE", frozenset({"submitReport"}))
+    assert made["key"] not in json.dumps(made["entry"])
+    refused = _run(empty, "make-api-key", "outbox", "--field", "publishAlert")
+    assert refused.returncode == 2
+    assert "publish* is for the IAM mode alone" in refused.stderr
 
 
 def test_keys_are_made_once_and_kept(empty: Path) -> None:
