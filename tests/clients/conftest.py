@@ -44,6 +44,8 @@ class Server:
     workers: int = 1
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[str] | None = None
+    python: str = sys.executable
+    folder: Path = ROOT  # where the command is typed
 
     @property
     def url(self) -> str:
@@ -62,8 +64,8 @@ class Server:
     def cli(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the command as a person would."""
         done = subprocess.run(
-            [sys.executable, "-m", "countersign", *args],
-            cwd=ROOT,
+            [self.python, "-m", "countersign", *args],
+            cwd=self.folder,
             env=self.env(),
             capture_output=True,
             text=True,
@@ -78,8 +80,8 @@ class Server:
     def start(self) -> None:
         log = (self.home.parent / f"{self.home.name}.log").open("a")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "countersign", "serve", "--port", str(self.port), "--tls-port", str(self.tls_port), "--workers", str(self.workers)],
-            cwd=ROOT, env=self.env(), stdout=log, stderr=subprocess.STDOUT, text=True,
+            [self.python, "-m", "countersign", "serve", "--port", str(self.port), "--tls-port", str(self.tls_port), "--workers", str(self.workers)],
+            cwd=self.folder, env=self.env(), stdout=log, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         log.close()
         self.wait_ready()

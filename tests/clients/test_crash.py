@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import tarfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -188,3 +189,29 @@ async def test_killed_after_a_requests_commit_the_same_key_replays_it(crashing: 
     assert again["data"]["requestRefund"]["outcome"] == "REPLAYED"
     (ledger,) = await database(crashing, "SELECT reserved_minor FROM order_ledger WHERE order_id = 'o_1042'")
     assert ledger["reserved_minor"] == 12_000, "reserved once"
+
+
+@pytest.mark.parametrize("crashing", [None], indirect=True)
+async def test_with_the_database_stopped_a_bundle_and_the_public_key_prove_the_same(
+    crashing: Server, people: SignIn
+) -> None:
+    support, senior = await people("support-agent"), await people("finance-senior")
+    pending = await asked(support)
+    await senior.ask(op.VOTE, input=approval_of(pending["approvalRequest"]))
+    await settled(senior, pending["refund"]["id"], "SUCCEEDED")
+    bundle, key = crashing.home.parent / "log", crashing.home / "keys" / "audit-signer.key.pub"
+    crashing.cli("audit", "export", "--from", "0", "--to", "0", "--out", f"{bundle}.tar")
+    await asyncio.to_thread(crashing.stop)
+
+    proved = crashing.cli("audit", "verify", "--bundle", f"{bundle}.tar", "--key", str(key))
+    assert proved.stdout.startswith("OK: ")
+    with tarfile.open(f"{bundle}.tar") as packed:
+        packed.extractall(bundle, filter="data")
+    (held,) = (path for path in (bundle / "tile" / "entries").rglob("*") if path.is_file())
+    record = pending["audit"]["id"].encode()
+    body = held.read_bytes()
+    assert record in body
+    held.write_bytes(body.replace(b"SERVICE_NOT_PROVIDED", b"SERVICE_NOT_PROVIDET", 1))
+    forged = crashing.cli("audit", "verify", "--bundle", str(bundle), "--key", str(key), check=False)
+    assert forged.returncode == 1
+    assert "LEAF_MISMATCH" in forged.stdout
