@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,13 @@ import pytest_asyncio
 from countersign.embedded import SUPERUSER, Cluster, find_binaries
 from db import migrate
 from db.pool import Dsn, open_pool
+
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="the full counts of docs/security-contract.md, section 17")
+    parser.addoption("--update-golden", action="store_true", help="write the reviewed files of the tests anew")
+
 
 TEMPLATE = "template_console"
 # Nothing in these clusters outlives the session, so nothing needs to reach the disk.
@@ -127,3 +135,14 @@ async def pools(database: Database) -> AsyncIterator[Pools]:
     yield make
     for pool in opened:
         await _close(pool)
+
+
+def unpack(packed: tarfile.TarFile, folder: Path) -> None:
+    """The files of a bundle. By hand: ``extractall`` wants a filter in new Pythons and knows none in early 3.11."""
+    for member in packed.getmembers():
+        if member.isfile():
+            target = folder / member.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            content = packed.extractfile(member)
+            assert content is not None
+            target.write_bytes(content.read())
