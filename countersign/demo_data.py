@@ -192,7 +192,6 @@ def _subjects(demo: Demo, rng: random.Random) -> list[dict[str, Any]]:
                 staff_id=staff_id("ts-agent") if n == SUBJECTS - 1 else None,
                 protected_tags=protected,
                 tags=[],
-                active_strikes=0,
                 total_strikes=0,
                 version=1,
             )
@@ -350,7 +349,6 @@ def _decision(demo: Demo, rng: random.Random, case: dict[str, Any], at: datetime
         created_at=at,
     )
     subject = next(s for s in demo.rows["subject"] if s["id"] == case["subject_id"])
-    subject["active_strikes"] += strikes
     subject["total_strikes"] += strikes
 
 

@@ -86,7 +86,6 @@ subject = Table(
     Column("staff_id", Text, ForeignKey("staff.id")),  # the staff member whose own account this is
     _texts("protected_tags"),
     _texts("tags"),
-    Column("active_strikes", Integer, nullable=False, server_default="0"),
     Column("total_strikes", Integer, nullable=False, server_default="0"),
     Column("version", Integer, nullable=False, server_default="1"),
     UniqueConstraint("id", "city_id", name="subject_city"),

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from db import tables
 from resolvers.source_fields import Build, Expression, Reach
+from services.cases.rules import STRIKE_DAYS, STRIKING
 
 _DONE: Final = ("RESOLVED", "CLOSED")
 _EVERY: Final[ColumnElement[Any]] = func.count(literal_column("*"))
@@ -26,6 +27,17 @@ def says(value: str) -> ColumnElement[str]:
 def never(_: FromClause, __: Reach) -> ColumnElement[Any]:
     """A text that is always null."""
     return literal_column("NULL::text", Text)
+
+
+# ---------- subjects ----------
+def active_strikes(t: FromClause, reach: Reach) -> ColumnElement[Any]:
+    """Unexpired points of a subject, as ``services.cases.rules.active_strikes`` counts them; points expire by themselves."""
+    d = tables.decision.alias()
+    days = case(*((d.c.severity == literal_column(str(n)), literal_column(str(age))) for n, age in STRIKE_DAYS.items()))
+    until = d.c.effective_at + func.make_interval(literal_column("0, 0, 0"), days, type_=Interval)
+    counted = select(func.coalesce(func.sum(d.c.strikes), literal_column("0")))
+    mine = (d.c.subject_id == t.c.id, d.c.state.in_([says(state) for state in STRIKING]), until > reach.now)
+    return counted.where(*mine).correlate(t).scalar_subquery()
 
 
 # ---------- cases ----------

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
 from db import tables
-from resolvers.derived import OPEN_CASES, QUEUE_STATS, asked_30d, never, roles, says, sla_state
+from resolvers.derived import OPEN_CASES, QUEUE_STATS, active_strikes, asked_30d, never, roles, says, sla_state
 from resolvers.source_fields import (
     Actor,
     Actors,
@@ -132,6 +132,7 @@ SUBJECT: Final = Source(
     tables.subject,
     fields={
         "displayNameMasked": Plain("display_name"),
+        "activeStrikes": Expression(active_strikes),
         "openCaseCount": OPEN_CASES,
         "decisions": ToMany("Decision", _of("subject_id")),
         "allowedActions": Computed(("kind", "state", "city_id", "content_category", "staff_id", "protected_tags")),

@@ -21,7 +21,6 @@ from db import migrate
 from db.pool import Dsn, open_pool
 
 
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="the full counts of docs/security-contract.md, section 17")
     parser.addoption("--update-golden", action="store_true", help="write the reviewed files of the tests anew")

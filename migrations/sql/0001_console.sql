@@ -41,7 +41,6 @@ CREATE TABLE subject (
     staff_id text REFERENCES staff (id),
     protected_tags text[] DEFAULT '{}' NOT NULL,
     tags text[] DEFAULT '{}' NOT NULL,
-    active_strikes integer DEFAULT 0 NOT NULL,
     total_strikes integer DEFAULT 0 NOT NULL,
     version integer DEFAULT 1 NOT NULL,
     CONSTRAINT subject_city UNIQUE (id, city_id)

@@ -22,8 +22,7 @@ UPDATE decision SET state = $2, effective_at = $3, expires_at = $4, approved_by_
 """
 _OF_SUBJECT = "SELECT kind, state, severity, strikes, effective_at FROM decision WHERE subject_id = $1"
 _SUBJECT = """
-UPDATE subject SET state = $2, active_strikes = $3, total_strikes = total_strikes + $4, version = version + 1
-WHERE id = $1
+UPDATE subject SET state = $2, total_strikes = total_strikes + $3, version = version + 1 WHERE id = $1
 """
 _REPORTS = "UPDATE report SET state = $3, public_reply = coalesce($4, public_reply) WHERE case_id = $1 AND state = $2"
 
@@ -36,11 +35,11 @@ async def settle_reports(act: Act[Any], case_id: str, event: str, reply: str | N
 
 
 async def derive_subject(act: Act[Any], subject: Row, *, new_strikes: int = 0) -> int:
-    """Recompute state and active strikes of a locked subject from its decisions; the active strikes."""
+    """Recompute the state of a locked subject from its decisions; its active strikes."""
     decisions = await act.uow.fetch(_OF_SUBJECT, subject["id"])
     active = rules.active_strikes(decisions, act.uow.now)
     state = rules.subject_state(subject["state"], (d["kind"] for d in decisions if d["state"] == "EFFECTIVE"))
-    await act.uow.execute(_SUBJECT, subject["id"], state, active, new_strikes)
+    await act.uow.execute(_SUBJECT, subject["id"], state, new_strikes)
     return active
 
 

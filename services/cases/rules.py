@@ -212,6 +212,7 @@ MAXIMUM_HOURS: Final = 24 * 365
 LABEL_MAXIMUM: Final = 64
 STRIKES: Final[Mapping[int, int]] = MappingProxyType({0: 0, 1: 1, 2: 2, 3: 4, 4: 0})  # 4 proposes a ban instead
 STRIKE_DAYS: Final[Mapping[int, int]] = MappingProxyType({0: 0, 1: 90, 2: 180, 3: 365, 4: 0})
+STRIKING: Final = ("EFFECTIVE", "SUPERSEDED", "EXPIRED")  # states of a decision whose points count
 BAN_PROPOSAL_STRIKES: Final = 8
 GRAVEST: Final = 4
 
@@ -246,7 +247,7 @@ def active_strikes(decisions: Iterable[Mapping[str, Any]], now: datetime) -> int
         row["strikes"]
         for row in decisions
         if row["strikes"]
-        and row["state"] in {"EFFECTIVE", "SUPERSEDED", "EXPIRED"}
+        and row["state"] in STRIKING
         and row["effective_at"] + timedelta(days=STRIKE_DAYS[row["severity"]]) > now
     )
 

@@ -14,6 +14,7 @@ from db.unit_of_work import begin
 from resolvers.reader import Answer, StaleSnapshotError
 from schema.build import console
 from schema.errors import ConsoleError
+from services.cases import rules
 from services.command import Result
 from tests import factories as f
 from tests.conftest import Database
@@ -155,6 +156,32 @@ async def test_the_state_of_the_clock(on: Stage, row: dict[str, Any], state: str
     text = "query($id: ID!) { getCase(id: $id) { slaState sla { state } } listCases(filter: { id: { eq: $id }, slaState: { eq: %s } }) { items { id } } }"
     found = await on.data(agent, text % state, id=case)
     assert found == {"getCase": {"slaState": state, "sla": {"state": state}}, "listCases": {"items": [{"id": case}]}}
+
+
+async def test_strikes_expire_by_themselves_as_the_rules_count_them(on: Stage) -> None:
+    agent = await f.staff(on.conn, "TRUST_SAFETY")
+    case = await f.case(on.conn)
+    subject = await on.conn.fetchval("SELECT subject_id FROM case_file WHERE id = $1", case)
+    struck = (
+        (1, 1, 89, "EFFECTIVE"), (1, 1, 91, "EFFECTIVE"), (2, 2, 179, "SUPERSEDED"), (2, 2, 181, "SUPERSEDED"),
+        (3, 4, 364, "EXPIRED"), (3, 4, 1, "REVERSED"), (3, 4, 1, "PROPOSED"), (4, 0, 1, "EFFECTIVE"),
+    )  # fmt: skip
+    for severity, strikes, days, state in struck:
+        await f.decision(
+            on.conn,
+            case,
+            agent,
+            severity=severity,
+            strikes=strikes,
+            state=state,
+            effective_at=f.NOW - timedelta(days=days),
+        )
+    rows = await on.conn.fetch("SELECT * FROM decision WHERE subject_id = $1", subject)
+    text = "query($id: ID!) { getSubject(id: $id) { activeStrikes } }"
+    counted = (await on.data(agent, text, id=subject))["getSubject"]["activeStrikes"]
+    assert counted == rules.active_strikes(rows, f.NOW) == 7
+    listed = "query { listSubjects(filter: { activeStrikes: { ge: 7 } }) { items { id } } }"
+    assert (await on.data(agent, listed))["listSubjects"]["items"] == [{"id": subject}]
 
 
 async def test_personal_data_leaves_the_database_masked(on: Stage) -> None:
