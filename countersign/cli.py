@@ -43,7 +43,7 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="Port for plain HTTP; 
 TlsPort = Annotated[int, typer.Option(min=0, max=65535, help="Port for TLS; 0 turns it off.")]
 
 
-@app.command()
+@app.command(short_help="Start everything. This is the first command.")
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Port = 8000,
@@ -71,7 +71,7 @@ def serve(
     supervisor.serve(load(), options, console.say, console.progress)
 
 
-@app.command()
+@app.command(short_help="Run the background process alone.")
 def work() -> None:
     """Run the background process alone: it seals, delivers and keeps time. `serve` starts one by itself.
 
@@ -80,10 +80,12 @@ def work() -> None:
     from countersign.settings import load
     from countersign.worker_process import run_background
 
-    run_background(load())
+    settings = load()
+    typer.echo(f"Working on {settings.database_label}; Ctrl-C stops.", err=True)
+    run_background(settings)
 
 
-@app.command()
+@app.command(short_help="Print a token of the local issuer.")
 def token(
     handle: AsHandle,
     ttl: Annotated[str, typer.Option(help="How long it is good for: 90s, 15m, 1h.")] = "1h",
@@ -111,7 +113,7 @@ def token(
         typer.echo(asyncio.run(issue(ready, handle, ttl=lasting, auth_age=age)))
 
 
-@app.command()
+@app.command(short_help="Run one GraphQL operation as somebody.")
 def query(
     handle: AsHandle,
     document: Annotated[str, typer.Argument(help="The GraphQL document, or - to read it from standard input.")],
@@ -138,7 +140,10 @@ def query(
     text = sys.stdin.read() if document == "-" else document
     settings = load()
     if not settings.uses_dev_issuer:
-        raise SettingsError("A real issuer is configured; call the server with one of its tokens instead.")
+        raise SettingsError(
+            "A real issuer is configured (COUNTERSIGN_ISSUERS, or DATABASE_URL without COUNTERSIGN_DEV_ISSUER=1); call the server with"
+            " one of its tokens instead."
+        )
 
     async def run() -> dict[str, object]:
         bearer = await issue(ready, handle, ttl=timedelta(minutes=5))
@@ -151,8 +156,11 @@ def query(
         raise typer.Exit(1)
 
 
-@app.command()
-def demo(port: Port = 8000, tls_port: TlsPort = 8443) -> None:
+@app.command(short_help="See one refund from request to proof.")
+def demo(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The server's port for plain HTTP.")] = 8000,
+    tls_port: Annotated[int, typer.Option(min=1, max=65535, help="The server's port for TLS.")] = 8443,
+) -> None:
     """Walk one refund before your eyes: request, refused self-approval, countersignature, proof, tampering, detection.
 
     Example: countersign demo
@@ -160,12 +168,15 @@ def demo(port: Port = 8000, tls_port: TlsPort = 8443) -> None:
     import asyncio
 
     from countersign import walkthrough
-    from countersign.settings import load
+    from countersign.settings import SettingsError, load
 
-    raise typer.Exit(asyncio.run(walkthrough.run(load(), port, tls_port)))
+    settings = load()
+    if not settings.embedded:
+        raise SettingsError("The demo forges a record of the embedded database on purpose; unset DATABASE_URL for it.")
+    raise typer.Exit(asyncio.run(walkthrough.run(settings, port, tls_port)))
 
 
-@app.command()
+@app.command(short_help="Say what is wrong, and what to do.")
 def doctor(as_json: AsJson = False) -> None:
     """Check configuration, database, migrations, rights, keys and clock; say what to do. Exit 1 when something is wrong.
 
@@ -179,7 +190,7 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command("make-keys")
+@app.command("make-keys", short_help="Make the keys of a new log.")
 def make_keys() -> None:
     """Make the keys of a new log where COUNTERSIGN_KEYS and COUNTERSIGN_AUDIT_SIGNER say, and print the public one. Keeps what is there.
 
@@ -217,7 +228,9 @@ def make_api_key(
 
     from authz.issuers import new_api_key, parse_api_keys
     from authz.scope import CATEGORIES
+    from schema.build import console
 
+    roots = {name for type_name, name in console().rules if type_name in ("Query", "Mutation", "Subscription")}
     now = datetime.now(UTC).replace(microsecond=0)
     key, digest = new_api_key()
     entry = {
@@ -230,6 +243,8 @@ def make_api_key(
         "createdAt": now.isoformat(),
         "expiresAt": (now + timedelta(days=days)).isoformat(),
     }
+    if unknown := [one for one in field if one not in roots]:
+        raise typer.BadParameter(f"{', '.join(unknown)}: no such root field of the schema.", param_hint="--field")
     try:
         parse_api_keys(json.dumps([entry]), now)
     except ValueError as error:
@@ -237,7 +252,7 @@ def make_api_key(
     typer.echo(json.dumps({"key": key, "entry": entry}, indent=2))
 
 
-@app.command("amplify-outputs")
+@app.command("amplify-outputs", short_help="Print amplify_outputs.json.")
 def amplify_outputs(
     host: Annotated[str, typer.Option(help="Name in the server's certificate.")] = "localhost",
     tls_port: Annotated[int, typer.Option(min=1, max=65535, help="The server's TLS port.")] = 8443,
@@ -256,6 +271,7 @@ def amplify_outputs(
         typer.echo(text)
     else:
         out.write_text(text + "\n")
+        typer.echo(f"Wrote {out}.", err=True)
 
 
 @staff.command("list")

@@ -45,7 +45,7 @@ def verify(
 ) -> None:
     """Verify the live log, or a bundle. Exit 0: intact; 1: tampered with, the first bad record is named; 3: cannot conclude.
 
-    Example: countersign audit verify --bundle log.tar --key log.pub
+    Example: countersign audit verify --bundle log.tar --key .countersign/keys/audit-signer.key.pub
     """
     import tarfile
 
@@ -71,6 +71,9 @@ def verify(
             )
         else:
             report, pin = _verify_live(vkeys, pin, anchor, (from_seq, to_seq), require_independent, oldest)
+    except tarfile.ReadError as error:
+        typer.echo(f"Cannot conclude: {bundle} is not a bundle that `countersign audit export` wrote.", err=True)
+        raise typer.Exit(CANNOT_CONCLUDE) from error
     except (OSError, tarfile.TarError, KeyFileError, EmbeddedError, asyncpg.PostgresError) as error:
         typer.echo(f"Cannot conclude: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(CANNOT_CONCLUDE) from error
@@ -125,15 +128,17 @@ def _trust(settings: Settings, vkeys: list[str], pin: Path, anchor: Path | None)
     )
 
 
-@app.command()
+@app.command(short_help="Write a part of the log as a bundle.")
 def export(
     from_seq: Annotated[int, typer.Option("--from", min=0, help="First record.")],
     to_seq: Annotated[int, typer.Option("--to", min=0, help="Last record.")],
-    out: Annotated[Path, typer.Option(help="The bundle to write, a tar file.")],
+    out: Annotated[Path, typer.Option(help="The bundle to write: a name in .tar, else a new folder.")],
 ) -> None:
     """Write records, tiles and checkpoints as a bundle that anyone verifies with the public key. The export is recorded.
 
-    Example: countersign audit export --from 0 --to 999 --out log.tar
+    Records go in whole groups of 256, so that the bundle may hold some around those asked for.
+
+    Example: countersign audit export --from 0 --to 9 --out log.tar
     """
     from countersign.exporting import export_bundle
     from countersign.settings import load
@@ -159,7 +164,7 @@ def checkpoint(as_json: AsJson = False) -> None:
     typer.echo(json.dumps(found, indent=2) if as_json else str(found["note"]).rstrip("\n"))
 
 
-@app.command()
+@app.command(short_help="Print a record's inclusion proof.")
 def prove(
     seq: Annotated[int, typer.Argument(min=0, help="Place of the record in the log.")], as_json: AsJson = False
 ) -> None:

@@ -110,6 +110,8 @@ def _sentence(error: Exception) -> str:
         or type(error).__name__ == "gaierror"
     ):
         return f"The database does not answer ({text}). Check DATABASE_URL, or start `countersign serve`."
+    if isinstance(error, FileExistsError) and error.filename is not None:
+        return f"{error.filename} is there already and is not overwritten. Move it away, or choose another name."
     if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError):
         return f"{error.strerror}: {error.filename}."
     return f"{type(error).__name__}: {text} (--debug shows where)."

@@ -43,6 +43,8 @@ def down(
     from countersign.settings import load
     from db import migrate
 
+    if revision not in (known := ("base", *migrate.revisions())):
+        raise typer.BadParameter(f"{revision} is no revision; there are {', '.join(known)}.", param_hint="REVISION")
     if not yes:
         typer.confirm(
             f"Going back to {revision} loses the data of everything newer, the audit log included. Go on?", abort=True

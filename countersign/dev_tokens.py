@@ -79,11 +79,12 @@ async def find(settings: Settings, handle: str) -> Person:
     near = [person.handle for person in people if person.handle.partition("-")[0] == role] or [
         person.handle for person in people
     ]
-    known = (
-        f" Known are, for instance: {', '.join(near[:8])}."
-        if near
-        else " The directory is empty: start `countersign serve` once for the demo."
-    )
+    if near:
+        known = f" Known are, for instance: {', '.join(near[:8])}."
+    elif settings.embedded:
+        known = " The directory is empty: start `countersign serve` (without --no-demo) for the demo's people."
+    else:
+        known = " The directory is empty: behind DATABASE_URL no demo is seeded; docs/configuration.md says how people get in."
     raise NobodyError(f"Nobody has the handle {handle}.{known}")
 
 

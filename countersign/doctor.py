@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -68,7 +69,7 @@ def examine() -> list[Finding]:
         settings = load()
     except SettingsError as error:
         return [Finding("configuration", "wrong", str(error))]
-    findings = [Finding("configuration", "ok", f"home {settings.home_path}")]
+    findings = [_home(settings.home_path)]
     findings += [
         Finding("configuration", "note", f"{name} is set, but no setting has that name; is it a misspelling?")
         for name in unknown_variables()
@@ -86,6 +87,20 @@ def render(findings: list[Finding], *, as_json: bool) -> str:
         return json.dumps([asdict(finding) for finding in findings], indent=2)
     width = max(len(finding.about) for finding in findings)
     return "\n".join(f"{finding.verdict:<5}  {finding.about.ljust(width)}  {finding.text}" for finding in findings)
+
+
+def _home(home: Path) -> Finding:
+    """Whether the folder is there and ours to write into, or can be made."""
+    there = home
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return Finding("configuration", "ok", f"home {home}")
+    return Finding(
+        "configuration",
+        "wrong",
+        f"home {home} cannot be made or written; set COUNTERSIGN_HOME to a folder of yours",
+    )
 
 
 def _contract() -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,7 +40,8 @@ async def explained(settings: Settings, question: Question) -> dict[str, Any]:
     type_name, _, field_name = question.field.partition(".")
     rule = rules.get((type_name, field_name))
     if rule is None:
-        near = sorted(f"{t}.{f}" for t, f in rules if type_name in (t, "") or f in (field_name, type_name))[:8]
+        same = [f"{t}.{f}" for t, f in rules if f in (field_name, type_name)]
+        near = sorted(same)[:8] or difflib.get_close_matches(question.field, [f"{t}.{f}" for t, f in rules], 5)
         raise UnknownFieldError(
             f"{question.field} is no field of the schema." + (f" Near ones: {', '.join(near)}." if near else "")
         )

@@ -269,11 +269,18 @@ class _Watch:
             token = asyncio.run(issue(self.settings, _SHOWN_HANDLE, ttl=timedelta(hours=1)))
         except NobodyError:
             return ["  Token        countersign token --as HANDLE   (`countersign staff list` names the handles)"]
+        demo = f"countersign demo{self._ports()}   |   " if self.tls_port else ""  # the demo listens over TLS
         return [
             f"  Token        of {_SHOWN_HANDLE}, one hour (others: countersign token --as HANDLE, countersign staff list):",
             token,
-            "  Try next     countersign demo   |   countersign query --as support-agent '{ me { staff { displayName } } }'",
+            f"  Try next     {demo}countersign query --as support-agent '{{ me {{ staff {{ displayName }} }} }}'",
         ]
+
+    def _ports(self) -> str:
+        """What `countersign demo` must be told to find this server."""
+        port = self.public.rpartition(":")[2]
+        told = f" --port {port}" if port != "8000" else ""
+        return told + (f" --tls-port {self.tls_port}" if self.tls_port != 8443 else "")  # noqa: PLR2004 - the demo's defaults
 
 
 def _ready(public: str, host: str | None) -> tuple[bool, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from rich.markup import escape
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from countersign.dev_tokens import NobodyError, find
 from countersign.settings import Settings
 
 ORDER: Final = "o_1042"
@@ -46,6 +48,10 @@ PROOF: Final = "query ($id: ID!) { getAuditProof(id: $id) { seq size rootHash pa
 
 class BrokenPromiseError(Exception):
     """A step did not do what it says; the message names the step."""
+
+
+class NotOursError(Exception):
+    """What answers at the port is not this installation's server."""
 
 
 @dataclass
@@ -299,6 +305,22 @@ def _answers(url: str) -> bool:
         return False
 
 
+def _ours(settings: Settings, tls_url: str) -> None:
+    """Raises ``NotOursError`` unless the server there shows a certificate of this home's authority."""
+    host, _, port = tls_url.removeprefix("https://").partition(":")
+    try:
+        context = ssl.create_default_context(cafile=str(settings.home_path / "tls" / "ca.pem"))
+        with (
+            socket.create_connection((host, int(port)), timeout=5) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
+            return
+    except OSError as error:
+        raise NotOursError(
+            f"No server of {settings.home_path} answers at {tls_url}; name its ports with --port and --tls-port."
+        ) from error
+
+
 async def run(settings: Settings, port: int, tls_port: int) -> int:
     """Walk on the server at these ports, or on one started for the walk. Returns the exit code."""
     console = Console(highlight=False)
@@ -312,12 +334,20 @@ async def run(settings: Settings, port: int, tls_port: int) -> int:
             deadline = time.monotonic() + 90
             while not await asyncio.to_thread(_answers, url):
                 if started.poll() is not None or time.monotonic() > deadline:
-                    sys.stderr.write(f"The server did not start; see {log}.\n")
+                    said = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
+                    sys.stderr.write(
+                        f"The server did not start; it said: {said} One that runs on other ports is named with --port and --tls-port.\n"
+                    )
                     return 1
                 await asyncio.sleep(0.2)
+        await asyncio.to_thread(_ours, settings, tls_url)
+        await find(settings, "finance-senior")
         await walk_refund(Walk(settings, url, tls_url, console))
     except BrokenPromiseError as broken:
         sys.stderr.write(f"Not as promised: {broken}\n")
+        return 1
+    except (NotOursError, NobodyError) as error:
+        sys.stderr.write(f"Error: {error}\n")
         return 1
     finally:
         if started is not None:
