@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("countersign.audit")
 
+_HAS_RECORDS = "SELECT EXISTS (SELECT FROM audit.intake) OR EXISTS (SELECT FROM audit.head WHERE size > 0)"
+_HAS_CHECKPOINTS = "SELECT EXISTS (SELECT FROM audit.checkpoint)"
 _STALE_LOG_SECONDS = 60.0  # security-contract FC-3: not ready when the oldest record waits longer for its anchor
 
 
@@ -94,6 +96,7 @@ class _Base:
     """What serving and background work both stand on, each under its own database role."""
 
     pool: asyncpg.Pool[Any]
+    audit_pool: asyncpg.Pool[Any]
     keys: Keys
     writer: Writer
     authorizer: Authorizer
@@ -106,7 +109,9 @@ async def _base(stack: AsyncExitStack, settings: Settings, role: Role) -> _Base:
     """Open it; ``stack`` closes it in the opposite order."""
     pool = await _pool(stack, settings, role)
     audit_pool = await _pool(stack, settings, "cs_audit_reader")
-    keys = Keys.open(settings.keys_dir, create=settings.makes_keys)
+    # Made for a log without records only: to replace a lost key would call everything before it forged.
+    new = settings.makes_keys and not await audit_pool.fetchval(_HAS_RECORDS)
+    keys = Keys.open(settings.keys_dir, create=new)
     audit_limits = AuditLimits(unanchored_seconds=settings.max_unanchored_seconds, intake_rows=settings.max_intake_rows)
     writer = Writer(keys, origin=settings.audit_origin, limits=audit_limits)
     stack.push_async_callback(writer.close)
@@ -129,7 +134,7 @@ async def _base(stack: AsyncExitStack, settings: Settings, role: Role) -> _Base:
     )
     pipeline = Pipeline(pool, authorizer, writer, reader.find, schema.rules, fault=_fault(settings))
     stack.push_async_callback(pipeline.close)
-    return _Base(pool, keys, writer, authorizer, schema, reader, pipeline)
+    return _Base(pool, audit_pool, keys, writer, authorizer, schema, reader, pipeline)
 
 
 @asynccontextmanager
@@ -213,7 +218,8 @@ async def run_background(settings: Settings, stop: asyncio.Event) -> None:
         fault = _fault(settings)
         deliveries = Deliveries(base.pool, base.pipeline, EmbeddedKernel(base.pool), fault=fault)
         worker = Worker(base.pool, base.pipeline, deliveries, listen=settings.dsn("cs_worker"), fault=fault)
-        signer = Signer.open(settings.signer_path, settings.audit_origin, create=settings.makes_keys)
+        new = settings.makes_keys and not await base.audit_pool.fetchval(_HAS_CHECKPOINTS)
+        signer = Signer.open(settings.signer_path, settings.audit_origin, create=new)
 
         async def alarm(code: str, text: str) -> None:
             logger.error("audit alarm %s: %s", code, text)

@@ -52,6 +52,10 @@ def _write_once(path: Path, text: str, mode: int) -> bool:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise KeyFileError(
+            f"Key file {path} is missing. Restore it from its backup; only a log without records may be given new keys, by `countersign make-keys`."
+        ) from error
     except OSError as error:
         raise KeyFileError(f"Key file {path} cannot be read: {error.strerror}.") from error
 

@@ -39,6 +39,7 @@ from audit.writer import Writer
 from db import locks
 from db.pool import Dsn
 from db.unit_of_work import uuid7
+from db.waiting import waited
 
 log = logging.getLogger("countersign.audit")
 
@@ -318,16 +319,16 @@ class Sealer:
                 await self._lead(stop)
             except LogConflictError as conflict:
                 await self._alarm_once(conflict.code, conflict.text)
-                await _pause(stop, CONFLICT_SECONDS)
+                await waited(stop, CONFLICT_SECONDS)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
                 log.warning("the sealer lost its step: %s", error)
-                await _pause(stop, RETRY_SECONDS)
+                await waited(stop, RETRY_SECONDS)
             finally:
                 await self._leave()
 
     async def _lead(self, stop: asyncio.Event) -> None:
         while not await (await self.connection()).fetchval("SELECT pg_try_advisory_lock($1)", locks.SEALER):
-            if await _pause(stop, RETRY_SECONDS):
+            if await waited(stop, RETRY_SECONDS):
                 return
         # Before anything is sealed: a restored or rewritten database is not built upon.
         await self._anchor()
@@ -390,13 +391,6 @@ class Sealer:
     async def _leave(self) -> None:
         with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
             await self.close()
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> bool:
-    """Wait; True when told to stop."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)
-    return stop.is_set()
 
 
 def _heartbeat() -> dict[str, Any]:

@@ -25,6 +25,7 @@ from authz.dual_control import Ballot, Bound, Vote, approvers, ballot
 from authz.policy import ROWS, Line, Policy
 from authz.scope import UNSCOPED, Unscoped, covers, grant_facts, in_team, rank
 from db.pool import Dsn, connection
+from db.waiting import waited
 from schema.errors import ConsoleError
 
 logger = logging.getLogger("countersign.authz")
@@ -270,8 +271,7 @@ class Authorizer:
     async def _watch(self) -> None:
         """Wake on a notification, or every two seconds whatever became of the listener."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
+            await waited(self._wake, POLL_SECONDS)
             self._wake.clear()
             try:
                 await self._refresh()
@@ -285,7 +285,11 @@ class Authorizer:
             return
         try:
             listener = await asyncpg.connect(**self._listen.connect_kwargs(), timeout=POLL_SECONDS)
-            await listener.add_listener(CHANNEL, self._notified)
+            try:
+                await listener.add_listener(CHANNEL, self._notified)
+            except BaseException:  # a stop too: nobody else knows this connection yet
+                listener.terminate()
+                raise
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
             # The poll alone keeps the five seconds (FC-10).
             logger.warning("not listening for authorization changes: %s", type(error).__name__)

@@ -10,7 +10,6 @@ The row's ``city_id`` is the scope's city; none = only for grants of every city.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ import orjson
 from graphql import get_named_type
 
 from db.pool import Dsn, connection
+from db.waiting import waited
 from resolvers.edge_errors import coded
 from resolvers.hub_rights import may_hear
 from resolvers.matching import Index
@@ -140,8 +140,7 @@ class Hub:
 
     async def _run(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._parts.limits.poll_seconds)
+            await waited(self._wake, self._parts.limits.poll_seconds)
             self._wake.clear()
             try:
                 while await self.pump():

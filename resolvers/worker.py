@@ -18,6 +18,7 @@ import asyncpg
 from authz.approval_states import EXPIRING_PERCENT
 from db import idempotency, locks
 from db.pool import Dsn, connection
+from db.waiting import waited
 from resolvers.deliveries import Deliveries
 from resolvers.pipeline import Fault, Pipeline, no_fault
 from schema.errors import ConsoleError, described
@@ -157,8 +158,7 @@ class Worker:
     async def _events(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             await self._safely(self.number_events)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), TICK_SECONDS)
+            await waited(self._wake, TICK_SECONDS)
             self._wake.clear()
 
     async def _outbox(self, stop: asyncio.Event) -> None:
@@ -166,7 +166,7 @@ class Worker:
         while not stop.is_set():
             taken = await self._safely(self.deliver)
             if not taken:
-                await _pause(stop, TICK_SECONDS / 4)
+                await waited(stop, TICK_SECONDS / 4)
 
     async def _clock(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -175,7 +175,7 @@ class Worker:
             self._ticks += 1
             if self._ticks % FORGET_EVERY == 0:
                 await self._safely(self._forget_keys)
-            await _pause(stop, TICK_SECONDS)
+            await waited(stop, TICK_SECONDS)
 
     async def _forget_keys(self) -> int:
         async with connection(self._pool) as conn:
@@ -215,8 +215,3 @@ class Worker:
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:
     """Let each loop end its round: a deed once begun is not broken off."""
     await asyncio.gather(*tasks)
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)

@@ -143,9 +143,9 @@ def test_the_command_prints_the_report_and_keeps_a_pin_only_when_all_is_good(
 
 
 def test_missing_or_damaged_key_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(KeyFileError, match=r"keys\.json cannot be read"):
+    with pytest.raises(KeyFileError, match=r"keys\.json is missing"):
         Keys.open(tmp_path / "nothing", create=False)
-    with pytest.raises(KeyFileError, match="cannot be read"):
+    with pytest.raises(KeyFileError, match="is missing"):
         Signer.open(tmp_path / "none", ORIGIN, create=False)
     (tmp_path / "keys.json").write_text('{"writer": {"id": "w", "key": "AAAA"}}')
     with pytest.raises(KeyFileError, match="is damaged"):
