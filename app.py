@@ -41,7 +41,7 @@ from resolvers.pipeline import Pipeline, no_fault
 from resolvers.reader import Reader
 from resolvers.realtime import RealTime
 from resolvers.realtime_records import StreamRecords
-from resolvers.rest import Probe, Readiness, Routes, database_probe, healthz, jwks
+from resolvers.rest import Probe, Readiness, Routes, database_probe, healthz, jwks, root
 from resolvers.startup import findings
 from resolvers.tokens import Tokens
 from schema.build import console
@@ -188,6 +188,7 @@ async def serving(settings: Settings) -> AsyncGenerator[ASGIApp, None]:
         stack.push_async_callback(graphql.stop)
         http: dict[str, ASGIApp] = {
             **graphiql.routes(),
+            "/": root,
             "/graphql": graphql,
             "/healthz": healthz,
             "/readyz": Readiness(

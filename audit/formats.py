@@ -138,7 +138,10 @@ class NoteError(Exception):
 
 def parse_vkey(text: str) -> tuple[str, bytes, Ed25519PublicKey]:
     """Name, key id and key of ``name+hexid+base64(0x01 || public key)``; raises ValueError."""
-    name, hexid, encoded = text.strip().split("+", 2)
+    parts = text.strip().split("+", 2)
+    if len(parts) != 3:  # noqa: PLR2004 - name, id, key
+        raise ValueError("not a public key of a log (name+id+key)")
+    name, hexid, encoded = parts
     raw = base64.b64decode(encoded, validate=True)
     if len(raw) != 1 + HASH or raw[0] != 1 or not name:
         raise ValueError("not an Ed25519 verifier key")

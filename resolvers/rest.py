@@ -69,6 +69,12 @@ async def healthz(scope: Scope, _: Receive, send: Send) -> None:
     await respond(send, 200, b'{"alive":true}', JSON_TYPE)
 
 
+async def root(scope: Scope, _: Receive, send: Send) -> None:
+    """Whoever types the address alone is led to the page."""
+    _only_get(scope)
+    await respond(send, 303, b"", JSON_TYPE, [(b"location", b"/graphql")])
+
+
 def jwks(dev: DevIssuer) -> ASGIApp:
     """``GET /.well-known/jwks.json`` of the dev issuer; the route exists in embedded mode only."""
     body = orjson.dumps(dev.jwks())

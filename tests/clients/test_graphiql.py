@@ -66,3 +66,11 @@ def test_the_page_names_no_other_host_and_runs_scripts_by_nonce_only(server: Ser
     assert all(f'nonce="{nonce.group(1)}"' in tag for tag in re.findall(r"<script[^>]*>", page))
     people = json.loads(re.search(r'id="config">(.*?)</script>', page, re.DOTALL).group(1))["people"]  # type: ignore[union-attr]
     assert {person["handle"] for person in people} >= {"support-agent", "finance-senior", "auditor"}
+
+
+def test_the_address_alone_leads_to_the_page(server: Server) -> None:
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{server.url}/", headers={"Accept": "text/html"}), timeout=5
+    ) as answer:
+        assert answer.url == f"{server.url}/graphql"
+        assert "GraphiQL" in answer.read().decode()
