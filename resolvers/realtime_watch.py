@@ -62,7 +62,6 @@ class Watch:
                 coded(error, "realtime")
 
     async def _look(self, now: float, check: bool) -> None:
-        snapshot = await self._snapshot() if check else None
         for connection, task in list(self._sockets.connections.items()):
             due = self._sockets.closing.get(connection)
             if due is not None:
@@ -81,8 +80,12 @@ class Watch:
                 connection.outbox.put(connection.dialect.keepalive)
             if check and self._expired(connection):
                 self._sockets.close(connection, UNAUTHORIZED, "Unauthorized")
-            elif snapshot is not None:
-                self._judge(connection, snapshot)
+        # Only now is the database asked: a slow one must not keep a socket open beyond its token.
+        snapshot = await self._snapshot() if check else None
+        if snapshot is not None:
+            for connection in list(self._sockets.connections):
+                if connection.acknowledged and connection not in self._sockets.closing:
+                    self._judge(connection, snapshot)
 
     async def _snapshot(self) -> Snapshot | None:
         """None while the policy cannot be read: sockets stay then, silent, since the hub tells nothing without one either."""
