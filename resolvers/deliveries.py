@@ -88,7 +88,11 @@ class Deliveries:
         async with connection(self._pool) as conn:
             now: datetime = await conn.fetchval(_NOW)
             rows = await outbox.claim(conn, now, lease=CLAIM, limit=AT_ONCE)
-        await asyncio.gather(*(self._deliver(row) for row in rows))
+        # A round is over when all its calls are: one that fails leaves none running behind the next round's back.
+        ended = await asyncio.gather(*(self._deliver(row) for row in rows), return_exceptions=True)
+        for failure in ended:
+            if failure is not None:
+                raise failure
         return len(rows)
 
     async def poll_once(self) -> int:
