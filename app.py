@@ -106,7 +106,8 @@ class _Base:
 
 
 async def _base(stack: AsyncExitStack, settings: Settings, role: Role) -> _Base:
-    """Open it; ``stack`` closes it in the opposite order."""
+    """Open it, unless something does not fit together; ``stack`` closes it in the opposite order."""
+    refuse_misfits()
     pool = await _pool(stack, settings, role)
     audit_pool = await _pool(stack, settings, "cs_audit_reader")
     # Made for a log without records only: to replace a lost key would call everything before it forged.
@@ -140,7 +141,6 @@ async def _base(stack: AsyncExitStack, settings: Settings, role: Role) -> _Base:
 @asynccontextmanager
 async def serving(settings: Settings) -> AsyncGenerator[ASGIApp, None]:
     """Everything a serving process has, in the order in which it leans on each other."""
-    refuse_misfits()
     limits = Limits()
     async with AsyncExitStack() as stack:
         base = await _base(stack, settings, "cs_app")

@@ -20,10 +20,6 @@ Progress = Callable[[str, int, int], None]  # what, rows done, rows in all
 _BATCH: Final = 200
 
 
-def _columns(rows: list[dict[str, Any]]) -> list[str]:
-    return sorted({name for row in rows for name in row})
-
-
 async def _write(conn: asyncpg.Connection[Any], demo: Demo, progress: Progress) -> None:
     total = sum(len(rows) for rows in demo.rows.values())
     done = 0
@@ -31,7 +27,7 @@ async def _write(conn: asyncpg.Connection[Any], demo: Demo, progress: Progress) 
         # Rows of one table may fill different columns; each set is its own statement, so that unnamed ones keep their default.
         by_columns: dict[tuple[str, ...], list[dict[str, Any]]] = {}
         for row in rows:
-            by_columns.setdefault(tuple(_columns([row])), []).append(row)
+            by_columns.setdefault(tuple(sorted(row)), []).append(row)
         for columns, alike in by_columns.items():
             names = ", ".join(columns)  # our own column names, never input
             statement = (

@@ -143,26 +143,24 @@ class Pipeline:
         rule, command, sight = self._rules["Mutation", field], COMMANDS[field], Sight()
         aborted = stale = 0
         version: int | None = None
+        cause: Exception
         while True:
             try:
                 request = await self._under(request, version)
                 sight.target, sight.row = None, None
                 return await self._once(_Attempt(request, rule, command, args, answer, accept, sight))
             except StaleError as error:
-                version, stale = error.version, stale + 1
-                if stale > STALE_REPEATS:
-                    refusal = ConsoleError("DEPENDENCY_UNAVAILABLE", "Rights are just changing; try again.")
-                    await self._refused(request, rule, args, sight, refusal)
-                    raise refusal from error
+                version, stale, cause = error.version, stale + 1, error
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as error:
-                aborted += 1
-                if aborted > REPEATS:
-                    refusal = ConsoleError("DEPENDENCY_UNAVAILABLE", "Too much at once on this object; try again.")
-                    await self._refused(request, rule, args, sight, refusal)
-                    raise refusal from error
+                aborted, cause = aborted + 1, error
             except Exception as error:
                 await self._refused(request, rule, args, sight, error)
                 raise
+            if stale > STALE_REPEATS or aborted > REPEATS:
+                because = "Rights are just changing" if stale > STALE_REPEATS else "Too much at once on this object"
+                refusal = ConsoleError("DEPENDENCY_UNAVAILABLE", f"{because}; try again.")
+                await self._refused(request, rule, args, sight, refusal)
+                raise refusal from cause
 
     async def _under(self, request: Request, version: int | None) -> Request:
         """The request by the present snapshot. Corrupt policy or directory rows refuse every write at once (FC-5)."""

@@ -212,8 +212,8 @@ class RetryApproval(CancelApproval):
 
 
 # ---------- timers ----------
-class ExpireApproval(Command[RequestInput]):
-    """One of the two clocks ran out: silence is refusal, and an execution that did not come does not come any more."""
+class _Timed(Command[RequestInput]):
+    """What the clock does to a request."""
 
     input_type = RequestInput
 
@@ -222,6 +222,10 @@ class ExpireApproval(Command[RequestInput]):
 
     async def lock(self, act: Act[RequestInput], target: Target) -> Target:
         return await _locked(act, target)
+
+
+class ExpireApproval(_Timed):
+    """One of the two clocks ran out: silence is refusal, and an execution that did not come does not come any more."""
 
     def check(self, act: Act[RequestInput], target: Target) -> None:
         if _overdue(act, target.row) is None:
@@ -237,16 +241,8 @@ class ExpireApproval(Command[RequestInput]):
         return _result(row, "execution")
 
 
-class WarnExpiring(Command[RequestInput]):
+class WarnExpiring(_Timed):
     """Four fifths of the time are gone: those who may still vote are told, once."""
-
-    input_type = RequestInput
-
-    async def locate(self, act: Act[RequestInput]) -> Target:
-        return await _find(act, act.input.request_id)
-
-    async def lock(self, act: Act[RequestInput], target: Target) -> Target:
-        return await _locked(act, target)
 
     def check(self, act: Act[RequestInput], target: Target) -> None:
         row = target.row

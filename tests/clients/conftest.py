@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,9 +145,9 @@ def server(amplify_client: None) -> Iterator[Server]:
 SignIn = Callable[[str], Any]
 
 
-@pytest_asyncio.fixture
-async def sign_in(server: Server) -> AsyncIterator[SignIn]:
-    """Gives a Person for a handle; all are signed out at the end of the test."""
+@asynccontextmanager
+async def signing_in(server: Server) -> AsyncIterator[SignIn]:
+    """Gives a Person for a handle; all are signed out at the end."""
     async with AsyncExitStack() as stack:
         outputs = await asyncio.to_thread(server.outputs)
 
@@ -155,4 +155,10 @@ async def sign_in(server: Server) -> AsyncIterator[SignIn]:
             token = await asyncio.to_thread(server.token_file, handle)
             return await stack.enter_async_context(person(outputs, token, server.home / "tls" / "ca.pem"))
 
+        yield enter
+
+
+@pytest_asyncio.fixture
+async def sign_in(server: Server) -> AsyncIterator[SignIn]:
+    async with signing_in(server) as enter:
         yield enter

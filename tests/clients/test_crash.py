@@ -9,7 +9,6 @@ import signal
 import tarfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ import pytest_asyncio
 
 from countersign.settings import load
 from tests.clients import operations as op
-from tests.clients.amplify import Person, person
-from tests.clients.conftest import Server, SignIn
+from tests.clients.amplify import Person
+from tests.clients.conftest import Server, SignIn, signing_in
 from tests.clients.test_scenario import refund_input, settled
 from tests.conftest import private_folder, unpack
 
@@ -40,13 +39,7 @@ def crashing(request: pytest.FixtureRequest, amplify_client: None) -> Iterator[S
 
 @pytest_asyncio.fixture
 async def people(crashing: Server) -> AsyncIterator[SignIn]:
-    async with AsyncExitStack() as stack:
-        outputs = await asyncio.to_thread(crashing.outputs)
-
-        async def enter(handle: str) -> Person:
-            token = await asyncio.to_thread(crashing.token_file, handle)
-            return await stack.enter_async_context(person(outputs, token, crashing.home / "tls" / "ca.pem"))
-
+    async with signing_in(crashing) as enter:
         yield enter
 
 
