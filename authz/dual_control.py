@@ -1,7 +1,7 @@
-"""What needs a second person, who that may be, and when enough have agreed: pure rules over stored facts.
+"""Who may vote on a request, and when enough have agreed: pure rules over stored facts.
 
-Policies (how many, from which seats, how long), eligibility, quorum, and the binding of a vote to a payload. What becomes
-of a request is in ``approval_states``. Nothing here reads a clock or a database.
+Quorum, eligibility, and the binding of a vote to a payload. What needs a second person is in ``requirements``, what
+becomes of a request in ``approval_states``. Nothing here reads a clock or a database.
 """
 
 from __future__ import annotations
@@ -10,199 +10,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from types import MappingProxyType
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
 from authz.caller import Grant
-from authz.conditions import Condition, Facts, evaluate, facts_of, parse
-from authz.scope import BUSINESS_ROLES, ROLES, TIERS, UNSCOPED, Unscoped
-
-# The built-in floor (console domain, section 6, rule 9): a key with its fewest approvals. A policy file that says less, or
-# says nothing about a key, is refused.
-FLOOR: Final[Mapping[str, int]] = MappingProxyType({"refund.request": 1, "case.decide": 1})
-
-_MONEY_KEYS: Final = frozenset({"refund.request"})
-_UNKNOWN_KEY_APPROVALS: Final = 2  # console domain, rule 12: a sensitive action without a policy needs two
-_DAY, _HOUR = 86_400, 3_600
-
-
-# ---------- seats ----------
-@dataclass(frozen=True)
-class Seat:
-    """A place in a quorum: each ``(role, least tier)`` that may fill it."""
-
-    accepts: tuple[tuple[str, str], ...]
-
-    def takes(self, role: str, tier: str) -> bool:
-        return any(role == wanted and TIERS.index(tier) >= TIERS.index(least) for wanted, least in self.accepts)
-
-
-@dataclass(frozen=True)
-class PolicySeats:
-    """The seats of one policy that applies; all must be filled."""
-
-    policy_id: str
-    seats: tuple[Seat, ...]
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """What one request needs: every policy's seats filled, by at least ``approvals`` different people."""
-
-    key: str
-    approvals: int
-    policies: tuple[PolicySeats, ...]
-    approve_within_seconds: int
-    execute_within_seconds: int
-
-    @property
-    def policy_id(self) -> str:
-        """The ids of all policies that apply, as one text: a request is bound to it."""
-        return "+".join(policy.policy_id for policy in self.policies)
-
-    @property
-    def approver_roles(self) -> tuple[str, ...]:
-        found = {role for policy in self.policies for seat in policy.seats for role, _ in seat.accepts}
-        return tuple(role for role in ROLES if role in found)
-
-    def seats_for(self, role: str, tier: str) -> int:
-        """How many seats, over all policies, this role and tier may fill; 0 = none, so such a vote would not count."""
-        return sum(seat.takes(role, tier) for policy in self.policies for seat in policy.seats)
-
-    def to_json(self) -> dict[str, Any]:
-        """As stored with the request: its quorum stays what it was when it was made."""
-        return {
-            "key": self.key,
-            "approvals": self.approvals,
-            "policies": [
-                {
-                    "id": policy.policy_id,
-                    "seats": [[f"{role} {tier}" for role, tier in seat.accepts] for seat in policy.seats],
-                }
-                for policy in self.policies
-            ],
-            "approveWithinSeconds": self.approve_within_seconds,
-            "executeWithinSeconds": self.execute_within_seconds,
-        }
-
-    @staticmethod
-    def from_json(stored: Mapping[str, Any]) -> Requirement:
-        """Read back what ``to_json`` wrote; ``ValueError`` when it is anything else."""
-        policies = tuple(
-            PolicySeats(policy["id"], tuple(_seat(accepts) for accepts in policy["seats"]))
-            for policy in stored["policies"]
-        )
-        return Requirement(
-            stored["key"], stored["approvals"], policies, stored["approveWithinSeconds"], stored["executeWithinSeconds"]
-        )
-
-
-def _seat(accepts: Any) -> Seat:
-    if not isinstance(accepts, Sequence) or isinstance(accepts, str) or not accepts:
-        raise ValueError("a seat lists the roles that may fill it")
-    pairs: list[tuple[str, str]] = []
-    for entry in accepts:
-        role, _, tier = str(entry).partition(" ")
-        if role not in ROLES or tier not in TIERS:
-            raise ValueError(f"a seat names a role and its least tier, not {entry}")
-        pairs.append((role, tier))
-    return Seat(tuple(pairs))
-
-
-# ---------- policies ----------
-@dataclass(frozen=True)
-class ApprovalPolicy:
-    """One approval policy: when it applies, and its seats; the number of seats is the number of approvals."""
-
-    id: str
-    key: str
-    condition: Condition | None
-    seats: tuple[Seat, ...]
-    approve_within_seconds: int
-    execute_within_seconds: int
-
-
-Book: TypeAlias = Mapping[str, tuple[ApprovalPolicy, ...]]
-
-_POLICY_KEYS: Final = {"id", "key", "condition", "seats", "approveWithinSeconds", "executeWithinSeconds"}
-
-
-def parse_book(text: str) -> Book:
-    """Read the approval policies; ``ValueError`` names the policy that is wrong, unknown, or below the floor."""
-    book: dict[str, tuple[ApprovalPolicy, ...]] = dict.fromkeys(FLOOR, ())
-    seen: set[str] = set()
-    for entry in json.loads(text):
-        policy = _policy(entry)
-        if policy.id in seen:
-            raise ValueError(f"approval policy {policy.id}: its id is taken")
-        seen.add(policy.id)
-        book[policy.key] += (policy,)
-    bare = sorted(key for key, policies in book.items() if not policies)
-    if bare:
-        raise ValueError(f"no approval policy for {', '.join(bare)}")
-    return MappingProxyType(book)
-
-
-def _policy(entry: Any) -> ApprovalPolicy:
-    if not isinstance(entry, Mapping) or set(entry) != _POLICY_KEYS:
-        raise ValueError(f"an approval policy has the keys {', '.join(sorted(_POLICY_KEYS))}")
-    name, key = entry["id"], entry["key"]
-    if not isinstance(name, str) or not isinstance(key, str) or key not in FLOOR:
-        raise ValueError(f"approval policy {name}: unknown action {key}")
-    try:
-        condition = None if entry["condition"] is None else parse(entry["condition"])
-        seats = tuple(_seat(accepts) for accepts in entry["seats"])
-    except ValueError as error:
-        raise ValueError(f"approval policy {name}: {error}") from error
-    if len(seats) < FLOOR[key]:
-        raise ValueError(f"approval policy {name}: below the floor of {FLOOR[key]}")
-    for clock in ("approveWithinSeconds", "executeWithinSeconds"):
-        if type(entry[clock]) is not int or entry[clock] <= 0:
-            raise ValueError(f"approval policy {name}: {clock} is a positive number of seconds")
-    return ApprovalPolicy(name, key, condition, seats, entry["approveWithinSeconds"], entry["executeWithinSeconds"])
-
-
-@cache
-def shipped() -> Book:
-    """The policies as shipped."""
-    return parse_book(files("authz").joinpath("approval_policies.json").read_text(encoding="utf-8"))
-
-
-def required(key: str, facts: Facts, protected: bool, *, book: Book | None = None) -> Requirement | None:
-    """What must be approved before ``key`` may run on these facts, or None when one person is enough.
-
-    Every policy applies whose condition is not FALSE: what the facts leave open counts against the caller. A protected
-    target adds one seat to each policy that applies, for a LEAD of FINANCE where money moves, else of TRUST_SAFETY, and
-    asks for that LEAD alone where none applies. A key without policies needs two LEADs of the business.
-    """
-    policies = (shipped() if book is None else book).get(key, ())
-    if not policies:
-        seats = (Seat(tuple((role, "LEAD") for role in BUSINESS_ROLES)),) * _UNKNOWN_KEY_APPROVALS
-        policies = (ApprovalPolicy("built-in/no-policy", key, None, seats, _DAY, _HOUR),)
-    applying = [policy for policy in policies if evaluate(policy.condition, facts) is not False]
-    extra = (Seat((("FINANCE" if key in _MONEY_KEYS else "TRUST_SAFETY", "LEAD"),)),) if protected else ()
-    if applying:
-        found = tuple(PolicySeats(policy.id, policy.seats + extra) for policy in applying)
-    elif extra:
-        found, applying = (PolicySeats("built-in/protected", extra),), list(policies)
-    else:
-        return None
-    return Requirement(
-        key,
-        max(len(policy.seats) for policy in found),
-        found,
-        min(policy.approve_within_seconds for policy in applying),
-        min(policy.execute_within_seconds for policy in applying),
-    )
-
-
-def facts_needed(key: str, *, book: Book | None = None) -> set[str]:
-    """The facts that the policies of a key read."""
-    return {
-        fact for policy in (shipped() if book is None else book).get(key, ()) for fact in facts_of(policy.condition)
-    }
+from authz.conditions import Facts
+from authz.requirements import Gate, Requirement, Seat
+from authz.scope import UNSCOPED, Unscoped
 
 
 # ---------- quorum ----------
@@ -278,6 +92,7 @@ class Bound:
     content_category: str | Unscoped | None = UNSCOPED  # money has none
     contributor_ids: frozenset[str] = frozenset()  # wrote or edited the payload, beside the requester
     concerned_ids: frozenset[str] = frozenset()  # whose own account or grants it is about; the decider of an appeal
+    gates: tuple[Gate, ...] = ()  # its steps that would need approval by themselves
 
 
 class Answer(Protocol):
@@ -339,10 +154,11 @@ def ballot(voter_id: str, grants: Sequence[Grant], request: Bound, permits: Perm
     if voter_id in request.concerned_ids:
         return Ballot("CONFLICT")
 
+    steps = {"stepsHeld": int(_holds_steps(grants, request, permits))} if request.gates else {}
+
     def ask(some: Sequence[Grant]) -> Answer:
-        return permits(
-            some, "approval", request.key, request.facts, city_id=request.city_id, category=request.content_category
-        )
+        facts = {**request.facts, **steps}
+        return permits(some, "approval", request.key, facts, city_id=request.city_id, category=request.content_category)
 
     answer = ask(grants)
     if not answer.allowed and answer.step == "ROW":  # asked with all grants at once: a deny of one overrides the others
@@ -360,6 +176,16 @@ def ballot(voter_id: str, grants: Sequence[Grant], request: Bound, permits: Perm
         else:
             code = max(code, _code(answer), key=INELIGIBLE.index)  # the refusal that came nearest
     return Ballot(code) if best is None else Ballot(None, best[1])
+
+
+def _holds_steps(grants: Sequence[Grant], request: Bound, permits: Permits) -> bool:
+    """The fact ``stepsHeld``: whoever approves the whole could approve each of its steps."""
+    return all(
+        permits(
+            grants, "approval", gate.key, gate.facts, city_id=request.city_id, category=request.content_category
+        ).allowed
+        for gate in request.gates
+    )
 
 
 def _code(answer: Answer) -> str:
@@ -402,7 +228,12 @@ def payload(
         "targetVersion": target_version,
     }
     text = canonical(bound)
-    return text, hashlib.sha256(text.encode()).hexdigest()
+    return text, payload_hash(text)
+
+
+def payload_hash(text: str) -> str:
+    """What a voter presents: the SHA-256 of a payload, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _without_key(arguments: Mapping[str, Any]) -> dict[str, Any]:

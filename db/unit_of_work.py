@@ -8,6 +8,7 @@ taken, everything rolls back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 import uuid
@@ -21,10 +22,17 @@ import asyncpg
 import orjson
 
 from db import locks
+from db.clock import Clock, apart, utc_now
 from db.pool import connection, usable
 from schema.errors import ConsoleError
 
 Row = Mapping[str, Any]
+# Nothing of the unit happened, and it may be done again as it is: a conflict, or a statement prepared before a migration (RL-8).
+CERTAIN_ABORTS: Final = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.InvalidCachedStatementError,
+)
 APPEND_SECONDS: Final = 2.0  # audit-design section 13: slower than this is as good as down
 # Appends the records of the unit in its transaction and may leave their receipts in ``receipts``.
 Recorder = Callable[["UnitOfWork"], Awaitable[None]]
@@ -35,22 +43,31 @@ _OPEN = f"BEGIN; SELECT pg_advisory_xact_lock_shared({locks.POLICY})"
 
 # Context of row-level security and the authorization version ride in one statement (security-contract AZ-7, DB-1).
 _BEGIN = """
-SELECT set_config('countersign.cities', $1, true) AS context, console_now() AS now, version
+SELECT set_config('countersign.cities', $1, true) AS context, console_now() AS now, clock_timestamp() AS clock, version
 FROM authz_version
 """
 
-_INSERT_EVENT = """
-INSERT INTO event (topic, city_id, payload, facts, created_at) VALUES ($1, $2, $3::jsonb, $4::jsonb, $5)
-"""
-_INSERT_OUTBOX = """
-INSERT INTO outbox
-  (id, port, operation, key, target_type, target_id, city_id, arguments, audit_id, created_at, next_attempt_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $10) ON CONFLICT (port, operation, key) DO NOTHING
+# One round trip for all that leaves. It wakes the background child when (and only if) this commits; the child looks at the
+# tables, not at the message.
+_LEAVE = """
+WITH told AS (
+  INSERT INTO event (topic, city_id, payload, facts, created_at)
+  SELECT e.topic, e.city_id, e.payload, e.facts, $3
+  FROM jsonb_to_recordset($1::jsonb) AS e (topic text, city_id text, payload jsonb, facts jsonb)
+), sent AS (
+  INSERT INTO outbox
+    (id, port, operation, key, target_type, target_id, city_id, arguments, audit_id, lane, created_at, next_attempt_at)
+  SELECT d.id, d.port, d.operation, d.key, d.target_type, d.target_id, d.city_id, d.arguments, d.audit_id, d.lane, $3, $3
+  FROM jsonb_to_recordset($2::jsonb) AS d (id text, port text, operation text, key text, target_type text,
+    target_id text, city_id text, arguments jsonb, audit_id uuid, lane text)
+  ON CONFLICT (port, operation, key) DO NOTHING
+)
+SELECT pg_notify('countersign_work', '')
 """
 
 
-def _json(value: Mapping[str, Any]) -> str:
-    return orjson.dumps(value).decode()
+class _UndoneError(Exception):
+    """Ends a block that was only tried."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +84,8 @@ class Event:
 class Delivery:
     """A call to another system, made after the commit at least once.
 
-    ``key`` comes from the aggregate, never from the attempt: the receiver makes one effect of it.
+    ``key`` comes from the aggregate, never from the attempt: the receiver makes one effect of it. Calls of one ``lane`` (the
+    target's, when not named) leave one after the other, in the order they were queued in.
     """
 
     port: str
@@ -77,6 +95,7 @@ class Delivery:
     city_id: str | None
     arguments: Mapping[str, Any]
     audit_id: str | None = None  # the record it waits for; the unit's first when not named
+    lane: str | None = None
 
 
 @dataclass
@@ -96,6 +115,7 @@ class UnitOfWork:
     audit_id: str = field(default_factory=lambda: str(uuid7()))
     receipts: Sequence[Any] = ()  # of the records, in their order; there once sealed
     on_end: list[Callable[[bool], None]] = field(default_factory=list)  # told once, at the end, whether it committed
+    ahead_seconds: float = 0.0  # of this process's clock, of the database's (FC-8); below 0: behind
     sealed: bool = False
     committed: bool = False
 
@@ -142,37 +162,42 @@ class UnitOfWork:
             yield
         except BaseException:
             if not self.conn.is_closed():
-                await self.conn.execute("ROLLBACK TO SAVEPOINT step")
+                # Released too: left behind, it would take the place of the one around it, which has the same name.
+                await self.conn.execute("ROLLBACK TO SAVEPOINT step; RELEASE SAVEPOINT step")
             del self.records[kept[0] :], self.events[kept[1] :], self.deliveries[kept[2] :]
             raise
         await self.conn.execute("RELEASE SAVEPOINT step")
 
+    @asynccontextmanager
+    async def undone(self) -> AsyncGenerator[None, None]:
+        """Let the block see what it does, and undo it whatever came of it: rows, events, records and deliveries."""
+        with contextlib.suppress(_UndoneError):
+            async with self.savepoint():
+                yield
+                raise _UndoneError
+
     async def _flush(self) -> None:
-        if self.events:
-            rows = [(e.topic, e.city_id, _json(e.payload), _json(e.facts), self.now) for e in self.events]
-            await self.conn.executemany(_INSERT_EVENT, rows)
-        if self.deliveries:
-            first = self.records[0]["id"]
-            await self.conn.executemany(
-                _INSERT_OUTBOX,
-                [
-                    (
-                        new_id("dlv"),
-                        d.port,
-                        d.operation,
-                        d.key,
-                        *d.target,
-                        d.city_id,
-                        _json(d.arguments),
-                        d.audit_id or first,
-                        self.now,
-                    )
-                    for d in self.deliveries
-                ],
-            )
-        if self.events or self.deliveries:
-            # Wakes the background child when (and only if) this commits; it looks at the tables, not at the message.
-            await self.conn.execute("SELECT pg_notify('countersign_work', '')")
+        if not self.events and not self.deliveries:
+            return
+        first = self.records[0]["id"]
+        told = [{"topic": e.topic, "city_id": e.city_id, "payload": e.payload, "facts": e.facts} for e in self.events]
+        ids = sorted(new_id("dlv") for _ in self.deliveries)  # of one moment: their order is that of their ids
+        sent = [
+            {
+                "id": id_,
+                "port": d.port,
+                "operation": d.operation,
+                "key": d.key,
+                "target_type": d.target[0],
+                "target_id": d.target[1],
+                "city_id": d.city_id,
+                "arguments": d.arguments,
+                "audit_id": d.audit_id or first,
+                "lane": d.lane or d.target[1],
+            }
+            for id_, d in zip(ids, self.deliveries, strict=True)
+        ]
+        await self.conn.execute(_LEAVE, orjson.dumps(told).decode(), orjson.dumps(sent).decode(), self.now)
 
     async def seal(self) -> None:
         """Write what leaves and append the records; afterwards ``receipts`` are known and only reads may follow.
@@ -187,8 +212,8 @@ class UnitOfWork:
         try:
             async with asyncio.timeout(APPEND_SECONDS):
                 await self.recorder(self)
-        except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
-            raise  # certain aborts: the pipeline repeats the whole unit
+        except CERTAIN_ABORTS:
+            raise  # the pipeline repeats the whole unit
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
             raise ConsoleError("AUDIT_UNAVAILABLE") from error
         self.sealed = True
@@ -204,8 +229,10 @@ class UnitOfWork:
 
 
 @asynccontextmanager
-async def begin(pool: asyncpg.Pool[Any], recorder: Recorder, *, cities: str) -> AsyncGenerator[UnitOfWork, None]:
-    """Open a unit of work for someone who sees ``cities`` (comma-separated ids, or ``*``).
+async def begin(
+    pool: asyncpg.Pool[Any], recorder: Recorder, *, cities: str, clock: Clock = utc_now
+) -> AsyncGenerator[UnitOfWork, None]:
+    """Open a unit of work for someone who sees ``cities`` (comma-separated ids, or ``*``); ``clock`` is this process's.
 
     Left without ``commit``, it rolls back.
     """
@@ -213,10 +240,12 @@ async def begin(pool: asyncpg.Pool[Any], recorder: Recorder, *, cities: str) -> 
         uow: UnitOfWork | None = None
         try:
             await conn.execute(_OPEN)
+            before = clock()
             row = await conn.fetchrow(_BEGIN, cities)
             if row is None:
                 raise ConsoleError("DEPENDENCY_UNAVAILABLE", "The database is not migrated.")
-            uow = UnitOfWork(conn, row["now"], row["version"], recorder)
+            ahead = apart(before, row["clock"], clock())
+            uow = UnitOfWork(conn, row["now"], row["version"], recorder, ahead_seconds=ahead)
             yield uow
         finally:
             if uow is not None:

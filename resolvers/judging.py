@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from authz.caller import Caller, Grant
+from authz.conditions import Fact
 from authz.enforcer import Snapshot, Verdict
 from authz.scope import UNSCOPED
 from schema.directives import FieldRules
@@ -23,7 +24,7 @@ def open_field(act: Act[Any], rule: FieldRules) -> None:
     """The field step: refuse when no line of the row could hold, whatever the object."""
     limited = act.caller.root_fields is not None and rule.field not in act.caller.root_fields
     if limited or not act.snapshot.opens(act.caller.grants, *rule.row, _static(act.caller, rule.field)):
-        raise NotAuthorizedError("Mutation", rule.field)
+        raise NotAuthorizedError(rule.type, rule.field)
 
 
 def judge(act: Act[Any], rule: FieldRules, target: Target) -> Verdict:
@@ -34,7 +35,7 @@ def judge(act: Act[Any], rule: FieldRules, target: Target) -> Verdict:
     verdict = _best(act, rule.row, target, facts)
     if not verdict.allowed:
         if verdict.code in (None, "Unauthorized"):
-            raise NotAuthorizedError("Mutation", rule.field)
+            raise NotAuthorizedError(rule.type, rule.field)
         raise ConsoleError(str(verdict.code))
     if target.own_account:
         raise ConsoleError("SELF_SUBJECT")
@@ -47,19 +48,28 @@ def _static(caller: Caller, field: str) -> dict[str, str]:
 
 def _best(act: Act[Any], row: tuple[str, str], target: Target, facts: Mapping[str, Any]) -> Verdict:
     category = UNSCOPED if target.content_category is None else target.content_category
+    city_id = UNSCOPED if target.everywhere else target.city_id
 
     def ask(grants: tuple[Grant, ...], known: Mapping[str, Any]) -> Verdict:
-        return act.snapshot.permits(grants, *row, known, city_id=target.city_id, category=category)
+        return act.snapshot.permits(grants, *row, known, city_id=city_id, category=category)
 
-    if target.owner_id is None:
+    if target.owner_id is None and target.by_grant is None:
         return ask(act.caller.grants, facts)
     refusal: Verdict | None = None
-    for grant in act.caller.grants:  # TEAM is a question to one grant, so each is asked with its own answer
-        verdict = ask((grant,), {**facts, "relation": act.snapshot.relation(act.caller.id, grant, target.owner_id)})
+    for grant in act.caller.grants:
+        verdict = ask((grant,), {**facts, **_of_grant(act, target, grant)})
         if verdict.allowed:
             return verdict
         refusal = refusal or verdict
     return refusal or Verdict(False)
+
+
+def _of_grant(act: Act[Any], target: Target, grant: Grant) -> dict[str, Fact]:
+    """Questions to one grant, each asked with its own answer: is the owner of its team, does the command say more of it."""
+    facts = {} if target.by_grant is None else dict(target.by_grant(grant))
+    if target.owner_id is not None:
+        facts["relation"] = act.snapshot.relation(act.caller.id, grant, target.owner_id)
+    return facts
 
 
 def standing_caller(snapshot: Snapshot, staff_id: str, now: datetime) -> Caller:

@@ -11,32 +11,35 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import asyncpg
 
-from authz import dual_control, reasons
-from authz.dual_control import Requirement
+from authz.caller import Caller
 from authz.enforcer import Snapshot, Verdict
 from authz.identity import renewed
-from authz.scope import cities_context, grant_facts
+from authz.scope import cities_context
 from db import idempotency
-from db.unit_of_work import Recorder, Row, UnitOfWork, begin, new_id
+from db.clock import Clock, utc_now
+from db.unit_of_work import CERTAIN_ABORTS, Recorder, Row, UnitOfWork, begin, new_id
 from resolvers import deed_records
 from resolvers.context import Request
 from resolvers.deed_records import Deed, Sight
 from resolvers.finding import unscoped
-from resolvers.judging import judge, open_field, system_caller
+from resolvers.inner import Find, Inner, Rules
+from resolvers.judging import system_caller
+from resolvers.performing import Weighed, admit, lock, meet, reason_of, typed, weigh
 from resolvers.registry import COMMANDS, SYSTEM
-from resolvers.stored import Find, Rules, Stored, reason_of, typed
+from schema import telemetry
 from schema.directives import FieldRules
 from schema.errors import ConsoleError
 from services.approvals import request as requests
 from services.command import Act, Command, Result, Target
 
 logger: Final = logging.getLogger(__name__)
+Rehearsed = TypeVar("Rehearsed")
 
-REPEATS: Final = 3  # of certain aborts: 40001, 40P01
+REPEATS: Final = 3  # of certain aborts
 STALE_REPEATS: Final = 5  # of meeting a newer authorization version
 
 # Reads the payload's selection in the unit's transaction, before the commit. ``extra``: outcome, audit, receipt.
@@ -100,6 +103,7 @@ class Pipeline:
         rules: Rules,
         *,
         fault: Fault = no_fault,
+        clock: Clock = utc_now,
     ) -> None:
         """``find`` is the reader's; ``rules`` the console's; ``pool`` is of the role that this process writes as."""
         self._pool = pool
@@ -109,6 +113,7 @@ class Pipeline:
         self._find = find
         self._rules = rules
         self._fault = fault
+        self._clock = clock
         self._running: set[asyncio.Task[Any]] = set()
 
     # ---------- a person's mutation ----------
@@ -124,10 +129,11 @@ class Pipeline:
 
         Goes on to its end when the caller is cancelled (security-contract AU-4).
         """
-        task = asyncio.create_task(self._run(request, field, args, answer, accept), name=f"mutation {field}")
-        self._running.add(task)
-        task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
+        with telemetry.span("mutation", {"countersign.field": field}):
+            task = asyncio.create_task(self._run(request, field, args, answer, accept), name=f"mutation {field}")
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+            return await asyncio.shield(task)
 
     async def close(self) -> None:
         """Wait for what is under way."""
@@ -151,7 +157,7 @@ class Pipeline:
                 return await self._once(_Attempt(request, rule, command, args, answer, accept, sight))
             except StaleError as error:
                 version, stale, cause = error.version, stale + 1, error
-            except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as error:
+            except CERTAIN_ABORTS as error:
                 aborted, cause = aborted + 1, error
             except Exception as error:
                 await self._refused(request, rule, args, sight, error)
@@ -189,43 +195,32 @@ class Pipeline:
     async def _once(self, attempt: _Attempt) -> Any:
         request, sight, command = attempt.request, attempt.sight, attempt.command
         cities = cities_context(request.caller.grants)
-        async with begin(self._pool, self._recorder, cities=cities) as uow:
+        async with begin(self._pool, self._recorder, cities=cities, clock=self._clock) as uow:
             if uow.authz_version != request.snapshot.version:
                 raise StaleError(uow.authz_version)
             act = self._act(uow, attempt)
-            open_field(act, attempt.rule)
-            target = await command.locate(act)
-            sight.target = target
-            verdict = self._judge(act, attempt, target)
-            command.authorize(act, target)
-            if attempt.rule.reason is not None:
-                reasons.check(attempt.rule.reason, act.reason)
-            command.validate(act, target)
+            target = await meet(act, attempt.rule, command, sight)
+            admit(act, attempt.rule, command, target)
             attempt.accept(request)
             key = _key(act.input)
             if key is not None:
                 stored = await self._claim(uow, attempt, key)
                 if stored is not None:
-                    return await self._replay(act, attempt, target, verdict, stored)
-            target = await command.lock(act, target)
-            sight.target = target
-            verdict = self._judge(act, attempt, target)
+                    return await self._replay(act, attempt, target, stored)
+            target, verdict = await lock(act, attempt.rule, command, target, sight)
             repeated = await command.repeated(act, target)
             if repeated is not None:
-                deed = self._deed(attempt, target, repeated, "REPLAYED", verdict)
+                deed = self._deed(attempt, target, repeated, "REPLAYED")
                 return await self._finish(act, attempt, deed, repeated)
-            command.check(act, target)
-            facts = {**target.facts, **await command.measure(act, target)}
-            if verdict.grant is not None:
-                facts |= grant_facts(verdict.grant)
-            requirement = _requirement(attempt.rule, facts, target)
-            if requirement is None:
+            weighed = await weigh(act, attempt.rule, command, target, verdict)
+            target = weighed.target
+            if weighed.requirement is None:
                 entity_id = await command.propose(act, target)
                 result, outcome, approval = await command.execute(act, target, entity_id), "EXECUTED", None
             else:
-                result, approval = await self._hold(act, attempt, target, requirement, verdict, facts)
+                result, approval = await self._hold(act, attempt, weighed, verdict)
                 outcome = "PENDING_APPROVAL"
-            deed = self._deed(attempt, target, result, outcome, verdict, approval)
+            deed = self._deed(attempt, target, result, outcome, approval)
             return await self._finish(act, attempt, deed, result, key)
 
     def _act(self, uow: UnitOfWork, attempt: _Attempt) -> Act[Any]:
@@ -239,6 +234,7 @@ class Pipeline:
 
         wanted = typed(attempt.command, attempt.arguments)
         sight.reason = reason_of(wanted)
+        inner = Inner(self._find, self._rules, request)
         return Act(
             uow=uow,
             caller=request.caller,
@@ -247,30 +243,19 @@ class Pipeline:
             reason=sight.reason,
             find=find,
             audit_id=uow.audit_id,
-            stored=Stored(self._find, self._rules, request),
+            stored=inner,
+            steps=inner,
         )
-
-    def _judge(self, act: Act[Any], attempt: _Attempt, target: Target) -> Verdict:
-        verdict = judge(act, attempt.rule, target)
-        attempt.sight.row = verdict.policy_row_id
-        return verdict
 
     async def _claim(self, uow: UnitOfWork, attempt: _Attempt, key: str) -> Mapping[str, Any] | None:
         attempt.sight.idempotency_key = key
         digest = idempotency.arguments_hash(attempt.arguments)
         return await idempotency.claim(uow, attempt.request.caller.id, attempt.rule.field, key, digest)
 
-    async def _hold(
-        self,
-        act: Act[Any],
-        attempt: _Attempt,
-        target: Target,
-        requirement: Requirement,
-        verdict: Verdict,
-        facts: dict[str, Any],
-    ) -> tuple[Result, Row]:
+    async def _hold(self, act: Act[Any], attempt: _Attempt, weighed: Weighed, verdict: Verdict) -> tuple[Result, Row]:
         """Let the deed wait for a second person: entity and target in their waiting states, the request stored."""
-        if verdict.grant is None:
+        target, requirement, facts = weighed.target, weighed.requirement, weighed.facts
+        if verdict.grant is None or requirement is None:
             raise ConsoleError("INTERNAL", f"{attempt.rule.name} is dual-controlled and has no target to be judged.")
         command, request_id = attempt.command, new_id("apr")
         approvers = requests.check_pool(act, target, requirement, facts)
@@ -301,7 +286,6 @@ class Pipeline:
         target: Target,
         result: Result,
         outcome: str,
-        verdict: Verdict,
         approval: Row | None = None,
     ) -> Deed:
         asked = None if approval is None else deed_records.approval_of(approval, step="REQUESTED")
@@ -313,18 +297,16 @@ class Pipeline:
             target=target,
             result=result,
             outcome=outcome,
-            policy_row=verdict.policy_row_id,
+            policy_row=attempt.sight.row,
             approval=asked,
             approval_policy=None if approval is None else approval["policy_id"],
             idempotency_key=attempt.sight.idempotency_key,
         )
 
-    async def _replay(
-        self, act: Act[Any], attempt: _Attempt, target: Target, verdict: Verdict, stored: Mapping[str, Any]
-    ) -> Any:
+    async def _replay(self, act: Act[Any], attempt: _Attempt, target: Target, stored: Mapping[str, Any]) -> Any:
         """The stored result, read with what the caller may see now; the receipt in the payload is the effect's."""
         result = Result(refs=stored["refs"], values=stored["values"])
-        deed = self._deed(attempt, target, result, "REPLAYED", verdict)
+        deed = self._deed(attempt, target, result, "REPLAYED")
         return await self._finish(act, attempt, deed, result, audit=stored["audit"])
 
     async def _finish(
@@ -349,8 +331,40 @@ class Pipeline:
         payload = await attempt.answer(uow, result, extra)
         await self._fault("before_commit")
         await uow.commit()
+        telemetry.note("countersign.outcome", deed.outcome)
+        telemetry.note("countersign.audit.id", uow.audit_id)
         await self._fault("after_commit")
         return payload
+
+    # ---------- what is only tried ----------
+    async def rehearse(
+        self, caller: Caller, snapshot: Snapshot, work: Callable[[Act[Any]], Awaitable[Rehearsed]]
+    ) -> Rehearsed:
+        """What ``work`` sees of its own doing in a unit of work that never commits: no row, record, event or call survives.
+
+        Raises ``StaleError`` when the snapshot is not the database's.
+        """
+        inner = Inner(self._find, self._rules, None)
+        async with begin(self._pool, self._recorder, cities=cities_context(caller.grants)) as uow:
+            if uow.authz_version != snapshot.version:
+                raise StaleError(uow.authz_version)
+
+            async def find(type_name: str, object_id: str) -> Row:
+                return await self._find(uow.conn, caller, snapshot, type_name, object_id, None)
+
+            return await work(
+                Act(
+                    uow=uow,
+                    caller=caller,
+                    snapshot=snapshot,
+                    input=None,
+                    reason=None,
+                    find=find,
+                    audit_id=uow.audit_id,
+                    stored=inner,
+                    steps=inner,
+                )
+            )
 
     # ---------- the system's own deeds ----------
     async def system(
@@ -368,10 +382,11 @@ class Pipeline:
         for _ in range(REPEATS + STALE_REPEATS):
             try:
                 snapshot = await self._authorizer.current(version, writing=True)
-                return await self._system(name, wanted, also, snapshot)
+                with telemetry.span("deed", {"countersign.operation": name}):
+                    return await self._system(name, wanted, also, snapshot)
             except StaleError as error:
                 version = error.version
-            except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
+            except CERTAIN_ABORTS:
                 logger.info("system deed %s was aborted; repeating", name)
             except ConsoleError as error:
                 if error.retryable:
@@ -390,6 +405,7 @@ class Pipeline:
         async with begin(self._pool, self._recorder, cities="*") as uow:
             if uow.authz_version != snapshot.version:
                 raise StaleError(uow.authz_version)
+            inner = Inner(self._find, self._rules, None)
             act: Act[Any] = Act(
                 uow=uow,
                 caller=system_caller(uow.now),
@@ -398,7 +414,8 @@ class Pipeline:
                 reason=None,
                 find=unscoped(uow),
                 audit_id=uow.audit_id,
-                stored=Stored(self._find, self._rules, None),
+                stored=inner,
+                steps=inner,
                 system=True,
             )
             target = await command.lock(act, await command.locate(act))
@@ -410,6 +427,7 @@ class Pipeline:
                 await also(uow)
             await self._fault("before_commit")
             await uow.commit()
+            telemetry.note("countersign.audit.id", uow.audit_id)
             return result
 
 
@@ -419,10 +437,6 @@ def _key(wanted: Any) -> str | None:
         return None
     idempotency.check_key(key)
     return str(key)
-
-
-def _requirement(rule: FieldRules, facts: Mapping[str, Any], target: Target) -> Requirement | None:
-    return None if rule.dual is None else dual_control.required(rule.dual[0], facts, target.protected)
 
 
 def _receipt(uow: UnitOfWork) -> dict[str, Any]:

@@ -17,20 +17,23 @@ from sqlalchemy import (
     FromClause,
     Integer,
     Text,
+    all_,
     and_,
     any_,
+    column,
     exists,
     false,
     func,
     literal_column,
     not_,
     or_,
+    select,
     true,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from authz.conditions import COMPARISONS, ENUMS, INTEGERS, SETS, Condition, Fact, FactRef, Leaf, evaluate, fold
-from authz.dual_control import FLOOR
+from authz.requirements import FLOOR
 from authz.scope import READS_ANY_AMOUNT, TIERS, grant_facts, in_team
 from db.tables import approval_vote
 from resolvers.binding import Binding, Params, caller_param
@@ -80,12 +83,28 @@ class Scoping:
                 return self._console.rules[type_name, name].policy
         return None
 
-    def visible(self, type_name: str, row: FromClause, by: tuple[str, str] | None = None) -> ColumnElement[bool]:
+    def visible(
+        self,
+        type_name: str,
+        row: FromClause,
+        by: tuple[str, str] | None = None,
+        *,
+        version: ColumnElement[int] | None = None,
+    ) -> ColumnElement[bool]:
         """The predicate of one row of ``type_name``: false for all when the caller holds no line.
 
-        ``by``: the policy row whose lines carry the scope in place of the type's read row.
+        ``by``: the policy row whose lines carry the scope in place of the type's read row. ``version``: which one of a row
+        that has several; by default, and where it is null, the current one.
         """
         source = SOURCES[type_name]
+        seen = self._seen(type_name, source, row, by)
+        if not source.versioned:
+            return seen
+        if version is None:
+            return and_(seen, row.c.current)
+        return and_(seen, or_(row.c.version == version, and_(version.is_(None), row.c.current)))
+
+    def _seen(self, type_name: str, source: Source, row: FromClause, by: tuple[str, str] | None) -> ColumnElement[bool]:
         if type_name == "Viewer":
             return row.c.id == self.caller
         if source.parent:
@@ -194,6 +213,9 @@ class Scoping:
         if leaf.fact == "voteRow" and source.vote_key:
             held = self.votes(row, index)
             return _by_token(leaf, lambda word: held if word == "HELD" else not_(held))
+        if leaf.fact == "stepsHeld" and "gates" in row.c:
+            held = self._holds_steps(row)
+            return held if evaluate(leaf, {"stepsHeld": 1}) else not_(held)
         left = self._fact(leaf.fact, source, row, index)
         if left is None:
             return _UNKNOWN
@@ -280,10 +302,22 @@ class Scoping:
         grant = self._grants[index]
         seats = [f'@ == "{grant.role} {tier}"' for tier in TIERS[: TIERS.index(grant.tier) + 1]]
         path: ColumnElement[Any] = literal_column(f"'$.policies[*].seats[*][*] ? ({' || '.join(seats)})'::jsonpath")
+        return and_(held, func.jsonb_path_exists(row.c.seats, path, type_=Boolean), self._within_reach(row, index))
+
+    def _within_reach(self, row: FromClause, index: int) -> ColumnElement[bool]:
+        """Whether the grant at ``index`` covers city and category of a request."""
         category = or_(row.c.content_category.is_(None), self._category(row, "content_category", index))
-        return and_(
-            held, func.jsonb_path_exists(row.c.seats, path, type_=Boolean), self._city(row, "city_id", index), category
+        return and_(self._city(row, "city_id", index), category)
+
+    def _holds_steps(self, row: FromClause) -> ColumnElement[bool]:
+        """The fact ``stepsHeld`` of a request: some grant of the caller carries the vote right of each of its gates."""
+        columns = column("action", Text), column("facts", JSONB)
+        gate = func.jsonb_to_recordset(row.c.gates).table_valued(*columns).render_derived(with_types=True)
+        held = or_(
+            false(),
+            *(and_(self.votes(gate, index), self._within_reach(row, index)) for index in range(len(self._grants))),
         )
+        return not_(exists(select(literal_column("1")).select_from(gate).where(not_(held))).correlate(row))
 
     def eligible(self, row: FromClause) -> ColumnElement[bool]:
         """Whether the caller may vote on a request: what ``resolvers.computed`` says of one, for filters over many."""
@@ -300,6 +334,12 @@ class Scoping:
             row.c.approve_by > self.now,
             row.c.requester_id != self.caller,
             or_(row.c.subject_staff_id.is_(None), row.c.subject_staff_id != self.caller),
+            self.caller != all_(row.c.contributor_ids),
+            not_(
+                row.c.gates.bool_op("@>")(
+                    func.jsonb_build_array(func.jsonb_build_object(_token("concerned"), self.caller))
+                )
+            ),
             not_(voted),
             or_(*(self.votes(row, index, seated=True) for index in range(len(self._grants))))
             if self._grants

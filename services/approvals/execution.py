@@ -9,14 +9,11 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-import asyncpg
-
 from authz import approval_states, dual_control
-from authz.dual_control import Vote
-from db.unit_of_work import Row
+from db.unit_of_work import CERTAIN_ABORTS, Row
 from schema.errors import ConsoleError, described
 from services.approvals import request as requests
-from services.command import Act
+from services.command import Act, Counted
 
 logger: Final = logging.getLogger(__name__)
 
@@ -26,7 +23,7 @@ _EXECUTION = "INSERT INTO approval_execution (request_id, at) VALUES ($1, $2)"
 POLICY_CHANGED: Final = "POLICY_CHANGED"
 
 
-async def judge_votes(act: Act[Any], request: Row) -> list[tuple[Row, Vote]]:
+async def judge_votes(act: Act[Any], request: Row) -> list[Counted]:
     """Re-judge every standing vote by the store as it is now; the approvals that count, by the grant they rest on now.
 
     A voter who lost the right keeps his vote with ``counts`` false; who got it back counts again.
@@ -47,11 +44,10 @@ async def settle(act: Act[Any], request: Row) -> Row:
     A rule that refuses ends the request as INVALIDATED. Something that broke leaves it APPROVED with execution FAILED,
     for ``retryApproval`` within the execute-by clock.
     """
-    judged = await judge_votes(act, request)
-    counting = [row for row, _ in judged]
-    if not dual_control.fill(requests.bound(request).requirement, [vote for _, vote in judged]).reached:
+    counting = await judge_votes(act, request)
+    if not dual_control.fill(requests.bound(request).requirement, [vote for _, vote in counting]).reached:
         return await _short_of_quorum(act, request)
-    if requests.policy_changed(request, act.snapshot.policy.digest):
+    if requests.policy_changed(request, act.snapshot):
         await act.stored.refused(act, request, counting, POLICY_CHANGED)
         return await requests.close(act, request, "invalidate", because=POLICY_CHANGED)
     if request["state"] == "PENDING":
@@ -79,13 +75,13 @@ async def _short_of_quorum(act: Act[Any], request: Row) -> Row:
     )
 
 
-async def _execute(act: Act[Any], request: Row, counting: list[Row]) -> Row:
+async def _execute(act: Act[Any], request: Row, counting: list[Counted]) -> Row:
     try:
         async with act.uow.savepoint():
             await act.uow.execute(_EXECUTION, request["id"], act.uow.now)
             await act.stored.execute(act, request, counting)
-    except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
-        raise  # certain aborts: the whole vote is repeated
+    except CERTAIN_ABORTS:
+        raise  # the whole vote is repeated
     except ConsoleError as error:
         if error.retryable:
             return await _failed(act, request, counting, error.code)
@@ -107,7 +103,7 @@ async def _execute(act: Act[Any], request: Row, counting: list[Row]) -> Row:
     )
 
 
-async def _failed(act: Act[Any], request: Row, counting: list[Row], code: str) -> Row:
+async def _failed(act: Act[Any], request: Row, counting: list[Counted], code: str) -> Row:
     await act.stored.refused(act, request, counting, code)
     execution = approval_states.next_execution(request["execution"], "fail")
     return await requests.save(

@@ -5,15 +5,19 @@ Every function that changes one expects its row lock; version + 1, a timeline en
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import orjson
 
-from authz import approval_states, dual_control
+from authz import approval_states, dual_control, requirements
+from authz.approval_states import Ending
 from authz.caller import Grant
 from authz.conditions import Facts
-from authz.dual_control import Bound, Requirement
+from authz.dual_control import Bound
+from authz.enforcer import Snapshot
+from authz.requirements import Gate, Requirement, read_facts, stored_facts
 from authz.scope import UNSCOPED
 from db.unit_of_work import Row
 from schema.errors import ConsoleError
@@ -22,16 +26,15 @@ from services.telling import document, publish_approval, raise_alert, tell
 
 _INSERT = """
 INSERT INTO approval_request (id, action, command, target_type, target_id, target_version, entity_id, city_id,
-  content_category, summary, payload, payload_hash, diff, facts, policy_id, policy_version, seats, approvals_needed,
-  requester_id, requester_role, requester_tier, subject_staff_id, amount_minor, window_sum_minor, currency,
+  content_category, summary, payload, payload_hash, diff, facts, policy_id, policy_version, seats, approvals_needed, gates,
+  contributor_ids, requester_id, requester_role, requester_tier, subject_staff_id, amount_minor, window_sum_minor, currency,
   reason_code, reason_note, reason_ticket, execute_within_seconds, created_at, approve_by)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::jsonb, $14::jsonb, $15, $16, $17::jsonb, $18,
-  $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::jsonb, $14::jsonb, $15, $16, $17::jsonb, $18, $19::jsonb,
+  $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33)
 RETURNING *
 """
 _LOCK = "SELECT * FROM approval_request WHERE id = $1 FOR UPDATE"
-# Enough of the policy file's digest to tell its versions apart, short enough to read.
-_DIGEST_CHARACTERS: Final = 12
+_STAMP_CHARACTERS: Final = 12  # tells versions of the policy apart, and short enough to read
 _NOT_BOUND: Final = frozenset({"idempotencyKey", "leaseToken"})  # the one names an attempt, the other is a secret
 
 
@@ -45,41 +48,50 @@ def bound_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def policy_id(requirement: Requirement, digest: str) -> str:
-    """Which policies of which version of the file ask for the approval: ``POLICY_CHANGED`` is a comparison of it."""
-    return f"{requirement.policy_id}@{digest[:_DIGEST_CHARACTERS]}"
+def policy_id(requirement: Requirement, snapshot: Snapshot, gates: tuple[Gate, ...] = ()) -> str:
+    """Which policies of which version ask for the approval: ``POLICY_CHANGED`` is a comparison of it."""
+    return f"{requirement.policy_id}@{_stamp(snapshot, requirement.key, gates)}"
 
 
-def policy_changed(request: Row, digest: str) -> bool:
-    """Whether the policy file is another than when the request was made."""
-    return bool(request["policy_id"].rpartition("@")[2] != digest[:_DIGEST_CHARACTERS])
+def policy_changed(request: Row, snapshot: Snapshot) -> bool:
+    """Whether the policy as shipped, or an approval policy of the request's action or steps, is another than when it was made."""
+    made_under = request["policy_id"].rpartition("@")[2]
+    return bool(made_under != _stamp(snapshot, request["action"], _gates(request)))
+
+
+def _stamp(snapshot: Snapshot, key: str, gates: tuple[Gate, ...]) -> str:
+    policies = requirements.stamp(snapshot.approvals, key, *(gate.key for gate in gates))
+    return hashlib.sha256(f"{snapshot.policy.digest} {policies}".encode()).hexdigest()[:_STAMP_CHARACTERS]
+
+
+def _gates(request: Row) -> tuple[Gate, ...]:
+    return tuple(Gate.from_json(gate) for gate in document(request["gates"]))
 
 
 def bound(request: Row) -> Bound:
     """What votes on this request are judged by."""
-    facts = {
-        name: frozenset(value) if isinstance(value, list) else value
-        for name, value in document(request["facts"]).items()
-    }
-    requirement = Requirement.from_json(document(request["seats"]))
     return _bound(
-        requirement,
-        facts,
+        Requirement.from_json(document(request["seats"])),
+        read_facts(document(request["facts"])),
+        _gates(request),
         requester_id=request["requester_id"],
         city_id=request["city_id"],
         category=request["content_category"],
         concerned_id=request["subject_staff_id"],
+        contributor_ids=request["contributor_ids"],
     )
 
 
 def _bound(
     requirement: Requirement,
     facts: Facts,
+    gates: tuple[Gate, ...],
     *,
     requester_id: str,
     city_id: str | None,
     category: str | None,
     concerned_id: str | None,
+    contributor_ids: Iterable[str],
 ) -> Bound:
     return Bound(
         key=requirement.key,
@@ -88,7 +100,9 @@ def _bound(
         requirement=requirement,
         city_id=city_id,
         content_category=UNSCOPED if category is None else category,
-        concerned_ids=frozenset() if concerned_id is None else frozenset({concerned_id}),
+        concerned_ids=frozenset(one for one in (concerned_id, *(gate.concerned_id for gate in gates)) if one),
+        contributor_ids=frozenset(contributor_ids),
+        gates=gates,
     )
 
 
@@ -97,10 +111,12 @@ def check_pool(act: Act[Any], target: Target, requirement: Requirement, facts: F
     wanted = _bound(
         requirement,
         facts,
+        target.gates,
         requester_id=act.caller.id,
         city_id=target.city_id,
         category=target.content_category,
         concerned_id=target.concerned_id,
+        contributor_ids=target.contributor_ids,
     )
     pool = act.snapshot.approvers(wanted, act.uow.now)
     if not dual_control.enough(requirement, pool):
@@ -128,7 +144,7 @@ async def open_request(
 
     Bound by hash to action, arguments, target and its version, requester, policy. ``facts`` are kept as they stand now.
     """
-    policy = policy_id(requirement, act.snapshot.policy.digest)
+    policy = policy_id(requirement, act.snapshot, target.gates)
     payload, payload_hash = dual_control.payload(
         action=requirement.key,
         arguments=bound_arguments(arguments),
@@ -138,7 +154,6 @@ async def open_request(
         policy_id=policy,
         policy_version=act.snapshot.version,
     )
-    stored = {name: sorted(value) if isinstance(value, frozenset) else value for name, value in facts.items()}
     row = await act.uow.fetchone(
         _INSERT,
         request_id,
@@ -154,11 +169,13 @@ async def open_request(
         payload,
         payload_hash,
         orjson.dumps(diff).decode(),
-        orjson.dumps(stored).decode(),
+        orjson.dumps(stored_facts(facts)).decode(),
         policy,
         act.snapshot.version,
         orjson.dumps(requirement.to_json()).decode(),
         requirement.approvals,
+        orjson.dumps([gate.to_json() for gate in target.gates]).decode(),
+        list(target.contributor_ids),
         act.caller.id,
         grant.role,
         grant.tier,
@@ -200,7 +217,7 @@ async def save(act: Act[Any], request: Row, kind: str, summary: str, **changes: 
     return row
 
 
-_TOLD: Final[Mapping[str, tuple[str, str]]] = {
+_TOLD: Final[Mapping[Ending, tuple[str, str]]] = {
     "reject": ("rejected", "Rejected."),
     "cancel": ("canceled", "Canceled."),
     "expire": ("expired", "Nobody decided in time."),
@@ -208,7 +225,7 @@ _TOLD: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-async def close(act: Act[Any], request: Row, event: str, *, because: str | None = None) -> Row:
+async def close(act: Act[Any], request: Row, event: Ending, *, because: str | None = None) -> Row:
     """End a request without execution and undo what it held."""
     state = approval_states.next_state(request["state"], event, request["execution"])
     row = await save(act, request, *_TOLD[event], state=state, closed_at=act.uow.now, invalidated_because=because)

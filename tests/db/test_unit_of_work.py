@@ -113,7 +113,7 @@ async def test_its_clock_is_the_databases_and_tests_can_move_it(pools: Pools) ->
     plain, ahead = await pools("cs_app", size=1), await pools("cs_app", size=1, clock_offset_seconds=7200)
     async with begin(plain, _kept, cities="*") as now, begin(ahead, _kept, cities="*") as later:
         assert timedelta(hours=2) <= later.now - now.now < timedelta(hours=2, seconds=5)
-        assert now.authz_version == later.authz_version == 1
+        assert now.authz_version == later.authz_version == await now.fetchval("SELECT version FROM authz_version")
 
 
 @pytest.mark.contract("DB-2")
@@ -141,6 +141,28 @@ async def test_two_people_on_one_connection_never_see_each_others_rows(database:
         seen = await look(city, cancel=turn % 5 == 4)
         assert seen in ([city], None)
     assert await look("berlin", cancel=False) == ["berlin"]
+
+
+async def test_what_is_only_tried_leaves_nothing_and_the_deed_around_it_stays_whole(
+    database: Database, pools: Pools
+) -> None:
+    pool = await pools("cs_worker", size=1)
+    async with begin(pool, _kept, cities="*") as uow:
+        await uow.execute(INSERT_SUBJECT, "kept")
+        with pytest.raises(ValueError, match="the step fails"):
+            async with uow.savepoint():
+                await uow.execute(INSERT_SUBJECT, "undone by the failure")
+                async with uow.undone():
+                    await uow.execute(INSERT_SUBJECT, "tried")
+                    uow.record({"id": "tried"})
+                    uow.enqueue(Delivery("Kernel", "submit", "tried", ("Refund", "tried"), None, {}))
+                    assert await uow.fetchval("SELECT count(*) FROM subject") == 3
+                assert await uow.fetchval("SELECT count(*) FROM subject") == 2
+                raise ValueError("the step fails")
+        uow.record({"id": RECORD_ID})
+        assert (len(uow.records), len(uow.deliveries)) == (1, 0)
+        await uow.commit()
+    assert await _look(database, "SELECT id FROM subject") == [("kept",)]
 
 
 @pytest.mark.contract("FC-1")
