@@ -1,4 +1,7 @@
-"""The staff directory: who works here and what each was granted, read in one statement so that it is of one version."""
+"""What decisions rest on and changes at run time: the staff directory with everybody's grants, and the approval policies.
+
+All of it is read in one statement, so that it is of one authorization version.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import asyncpg
+import orjson
 
+from authz.approval_book import BookError, read_book
 from authz.caller import Grant, StaffRow
+from authz.requirements import Book
 from authz.scope import grant_problem
 
 STATES: Final = frozenset({"INVITED", "ACTIVE", "LOCKED", "OFFBOARDED"})
@@ -18,12 +24,24 @@ STATES: Final = frozenset({"INVITED", "ACTIVE", "LOCKED", "OFFBOARDED"})
 _VERSION: Final = "SELECT version FROM authz_version"
 _DIRECTORY: Final = """
 SELECT a.version, s.id, s.handle, s.display_name, s.state, s.not_before,
-       g.id AS grant_id, g.role, g.tier, g.city_ids, g.content_categories, g.expires_at
+       g.id AS grant_id, g.role, g.tier, g.city_ids, g.content_categories, g.expires_at, NULL::jsonb AS policy
 FROM authz_version a
 LEFT JOIN staff s ON true
 LEFT JOIN staff_grant g ON g.staff_id = s.id
-ORDER BY s.id, g.id
+UNION ALL
+SELECT a.version, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, to_jsonb(p)
+FROM authz_version a
+JOIN approval_policy p ON p.current AND p.enabled
+ORDER BY id, grant_id
 """
+
+
+class Directory(NamedTuple):
+    """Everybody by id (locked and offboarded people are in it, for their names) and the policies in force, of one version."""
+
+    version: int
+    staff: Mapping[str, StaffRow]
+    book: Book
 
 
 class DirectoryError(Exception):
@@ -31,20 +49,28 @@ class DirectoryError(Exception):
 
 
 async def load_version(conn: asyncpg.Connection[Any]) -> int:
-    """The authorization version: it grows with every change of staff and grants."""
+    """The authorization version: it grows with every change of staff, grants and approval policies."""
     version = await conn.fetchval(_VERSION)
     if version is None:
         raise DirectoryError("authz_version has no row")
     return int(version)
 
 
-async def load_staff(conn: asyncpg.Connection[Any]) -> tuple[int, Mapping[str, StaffRow]]:
-    """Everybody by id, with the version they are of. Locked and offboarded people are in it, for their names."""
+async def load_directory(conn: asyncpg.Connection[Any]) -> Directory:
+    """Read all of it. ``DirectoryError`` names the first row that is wrong, or says what is missing."""
     rows = await conn.fetch(_DIRECTORY)
     if not rows:
         raise DirectoryError("authz_version has no row")
     people = (_person(list(joined)) for staff_id, joined in groupby(rows, itemgetter("id")) if staff_id is not None)
-    return rows[0]["version"], MappingProxyType({person.id: person for person in people})
+    staff = MappingProxyType({person.id: person for person in people})
+    stored = [orjson.loads(row["policy"]) for row in rows if row["policy"] is not None]
+    if not stored:
+        raise DirectoryError("approval_policy has no row in force; run `countersign migrate up`")
+    try:
+        book = read_book(stored)
+    except BookError as error:
+        raise DirectoryError(str(error)) from error
+    return Directory(rows[0]["version"], staff, book)
 
 
 def _person(rows: Sequence[Mapping[str, Any]]) -> StaffRow:

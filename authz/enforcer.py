@@ -20,12 +20,14 @@ import asyncpg
 
 from authz.caller import Grant, StaffRow
 from authz.conditions import Facts, evaluate, refusing_fact
-from authz.directory import DirectoryError, load_staff, load_version
+from authz.directory import DirectoryError, load_directory, load_version
 from authz.dual_control import Ballot, Bound, Vote, approvers, ballot
-from authz.policy import ROWS, Line, Policy
+from authz.policy import Line, Policy
+from authz.requirements import Book
 from authz.scope import UNSCOPED, Unscoped, covers, grant_facts, in_team, rank
 from db.pool import Dsn, connection
 from db.waiting import waited
+from schema import telemetry
 from schema.errors import ConsoleError
 
 logger = logging.getLogger("countersign.authz")
@@ -74,6 +76,12 @@ class Snapshot:
     policy: Policy
     staff: Mapping[str, StaffRow]
     loaded_at: float = 0.0  # monotonic
+    book: Book | None = None  # the approval policies as stored; None where no database stands behind the snapshot
+
+    @property
+    def approvals(self) -> Book:
+        """The approval policies in force."""
+        return self.policy.approvals if self.book is None else self.book
 
     def opens(self, grants: Sequence[Grant], object_: str, action: str, static_facts: Facts = NO_FACTS) -> bool:
         """The field step: some line may hold once an object is there. Only role, tier, rootField and service are known yet."""
@@ -131,7 +139,9 @@ class Snapshot:
     def rights(self, grants: Sequence[Grant], static_facts: Facts = NO_FACTS) -> tuple[str, ...]:
         """Every ``object:action`` that opens for these grants, sorted."""
         return tuple(
-            f"{name}:{action}" for name, action in sorted(ROWS) if self.opens(grants, name, action, static_facts)
+            f"{name}:{action}"
+            for name, action in sorted(self.policy.rows.every)
+            if self.opens(grants, name, action, static_facts)
         )
 
     def grants_of(self, staff_id: str, now: datetime) -> tuple[Grant, ...]:
@@ -167,7 +177,7 @@ class Authorizer:
         policy: Policy | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``pool`` reads staff and grants (role cs_app); ``listen`` is where the dedicated connection goes, None = poll only."""
+        """``pool`` reads staff, grants and approval policies (role cs_app); ``listen`` is where the dedicated connection goes, None = poll only."""
         self._pool = pool
         self._listen = listen
         self._policy = policy or Policy.shipped()
@@ -235,7 +245,8 @@ class Authorizer:
 
     def _unavailable(self) -> ConsoleError:
         return ConsoleError(
-            "DEPENDENCY_UNAVAILABLE", "The staff directory cannot be read; an administrator must repair it."
+            "DEPENDENCY_UNAVAILABLE",
+            "Staff directory or approval policies cannot be read; an administrator must repair them.",
         )
 
     async def _refresh(self) -> None:
@@ -262,10 +273,10 @@ class Authorizer:
             began = self._clock()
             try:
                 async with connection(self._pool) as conn:
-                    loaded, staff = await load_staff(conn)
+                    loaded = await load_directory(conn)
             except DirectoryError as error:
                 raise self._refused(error) from error
-            self._snapshot = Snapshot(loaded, self._policy, staff, began)
+            self._snapshot = Snapshot(loaded.version, self._policy, loaded.staff, began, loaded.book)
             self._problem = None
 
     async def _watch(self) -> None:
@@ -292,6 +303,7 @@ class Authorizer:
                 raise
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
             # The poll alone keeps the five seconds (FC-10).
+            telemetry.count(telemetry.LISTEN_LOST, labels={"countersign.listener": "policy"})
             logger.warning("not listening for authorization changes: %s", type(error).__name__)
             return
         self._listener = listener

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from authz import conditions, dual_control
+from authz import conditions, requirements
 from authz.caller import Grant
 from authz.conditions import Facts
 from authz.enforcer import NO_FACTS, UNAUTHORIZED, Held, Snapshot
@@ -132,21 +132,21 @@ def _approvals(snapshot: Snapshot, rule: FieldRules, facts: Facts) -> tuple[int,
     if rule.dual is None:
         return 0, (), ""
     key = rule.dual[0]
-    book = snapshot.policy.approvals
-    worst = dual_control.required(key, facts, False, book=book)
+    book = snapshot.approvals
+    worst = requirements.required(key, facts, False, book=book)
     if worst is None:
         return 0, (), " One person is enough."
     sure_policies = tuple(
         policy for policy in book.get(key, ()) if conditions.evaluate(policy.condition, facts) is True
     )
-    sure = dual_control.required(key, facts, False, book={key: sure_policies}) if sure_policies else None
+    sure = requirements.required(key, facts, False, book={key: sure_policies}) if sure_policies else None
     if sure is not None:
         return (
             sure.approvals,
             sure.approver_roles,
             f" Needs {_people(sure.approvals)} of {', '.join(sure.approver_roles)}.",
         )
-    open_facts = sorted(dual_control.facts_needed(key, book=book) - set(facts))
+    open_facts = sorted(requirements.facts_needed(key, book=book) - set(facts))
     return (
         0,
         worst.approver_roles,

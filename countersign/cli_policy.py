@@ -1,4 +1,4 @@
-"""``countersign policy explain``: what would be decided, by which line, for whom, with which approvals."""
+"""``countersign policy``: what would be decided, by which line, for whom, with which approvals; and the approval policies in force."""
 
 from __future__ import annotations
 
@@ -44,6 +44,34 @@ def explain(
     typer.echo(json.dumps(answer, indent=2) if as_json else _in_words(answer))
     if not answer["allowed"]:
         raise typer.Exit(1)
+
+
+@app.command()
+def approvals(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the approval policies in force: when an action needs approval, by whom, and for how long it waits.
+
+    Example: countersign policy approvals
+    """
+    from countersign.database import opened
+    from countersign.explaining import approvals as in_force
+    from countersign.settings import load
+
+    with opened(load(), Console(quiet=True)) as ready:
+        found = asyncio.run(in_force(ready))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for one in found:
+        clocks = f"approve within {_hours(one['approveWithinSeconds'])}, execute within {_hours(one['executeWithinSeconds'])}"
+        when = one["applies"] if one["condition"] is None else f"if {one['applies']}"
+        typer.echo(f"{one['id']} version {one['version']}\n  {one['asks']}\n  {when}\n  {clocks}")
+
+
+def _hours(seconds: int) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds % size == 0:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
 
 
 def _in_words(answer: dict[str, Any]) -> str:

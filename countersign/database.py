@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from countersign.settings import DATABASE, Settings, SettingsError
 
@@ -76,6 +76,7 @@ async def prepare(settings: Settings, voice: Voice, *, demo: bool, may_migrate: 
             voice.say(
                 "The audit log is not guarded against DDL: that takes a superuser. Changes are found by verification all the same."
             )
+    await _approval_policies(owner, voice, bring=settings.embedded or may_migrate)
     if settings.embedded and demo:
         from countersign import demo as data
 
@@ -84,3 +85,19 @@ async def prepare(settings: Settings, voice: Voice, *, demo: bool, may_migrate: 
         from authz.dev_issuer import DevIssuer
 
         DevIssuer(settings.dev_issuer_dir)  # made before any process starts, so that all find the same
+
+
+async def _approval_policies(owner: Mapping[str, Any], voice: Voice, *, bring: bool) -> None:
+    """Bring this release's approval policies into the table; without ``bring`` only refuse a table that none could decide by."""
+    from authz import approval_book
+
+    try:
+        found = await (approval_book.bring(owner) if bring else approval_book.checked(owner))
+    except approval_book.BookError as error:
+        told = str(error) if bring else f"{error}. Run `countersign migrate up`, or start with --migrate."
+        raise SettingsError(told) from error
+    if bring and all(one.kind == "MISSING" for one in found):
+        return  # the table was empty: there is nothing to compare
+    for one in found:
+        todo = "" if bring or one.kind == "CHANGED" else "; run `countersign migrate up`"
+        voice.say(f"Approval policy {one.text}{todo}")

@@ -41,12 +41,12 @@ class Person:
 
 async def directory(settings: Settings) -> list[Person]:
     """Everybody, by handle."""
-    from authz.directory import load_staff
+    from authz.directory import load_directory
     from authz.scope import ceilings
 
     conn: asyncpg.Connection[Any] = await asyncpg.connect(**settings.dsn("cs_app").connect_kwargs())
     try:
-        _, staff = await load_staff(conn)
+        staff = (await load_directory(conn)).staff
     finally:
         await conn.close()
     people = []

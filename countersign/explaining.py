@@ -1,4 +1,4 @@
-"""What ``countersign policy explain`` asks: the stored person, the schema's field, and ``authz.explain``, which decides."""
+"""What ``countersign policy`` asks of the store: a person and a field for ``authz.explain``, which decides; the approval policies."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Question:
 
 async def explained(settings: Settings, question: Question) -> dict[str, Any]:
     """The decision as data, ``allowed`` among it. Raises ``UnknownFieldError`` and ``NobodyError``."""
-    from authz.directory import load_staff
+    from authz.directory import load_directory
     from authz.enforcer import Snapshot
     from authz.explain import explain
     from authz.policy import Policy
@@ -48,11 +48,11 @@ async def explained(settings: Settings, question: Question) -> dict[str, Any]:
     person = await dev_tokens.find(settings, question.handle)
     conn: asyncpg.Connection[Any] = await asyncpg.connect(**settings.dsn("cs_app").connect_kwargs())
     try:
-        version, staff = await load_staff(conn)
+        loaded = await load_directory(conn)
         now = await conn.fetchval("SELECT console_now()")
     finally:
         await conn.close()
-    snapshot = Snapshot(version, Policy.shipped(), staff)
+    snapshot = Snapshot(loaded.version, Policy.shipped(), loaded.staff, book=loaded.book)
     facts: dict[str, int | str] = {}
     if question.amount_minor is not None:
         # A first request of the day: its amount is also the day's sum.
@@ -69,3 +69,19 @@ async def explained(settings: Settings, question: Question) -> dict[str, Any]:
         category=question.category if question.category is not None else UNSCOPED,
     )
     return {"handle": person.handle, **asdict(answer)}
+
+
+async def approvals(settings: Settings) -> list[dict[str, Any]]:
+    """The approval policies in force, by action and id."""
+    from authz.approval_terms import in_words
+    from authz.conditions import text
+    from authz.directory import load_directory
+    from authz.requirements import entry_of
+
+    conn: asyncpg.Connection[Any] = await asyncpg.connect(**settings.dsn("cs_app").connect_kwargs())
+    try:
+        book = (await load_directory(conn)).book
+    finally:
+        await conn.close()
+    policies = sorted((one for found in book.values() for one in found), key=lambda one: (one.key, one.id))
+    return [{**entry_of(one), "applies": text(one.condition), "asks": in_words(one.seats)} for one in policies]

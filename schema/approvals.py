@@ -1,4 +1,4 @@
-"""Dual control: requests that wait for a second person, and votes on them."""
+"""Dual control: requests that wait for a second person, votes on them, and the policies that say when one is needed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import strawberry
 from strawberry import ID
 from strawberry.types.unset import UNSET
 
-from schema.common import ActorRef, AuditRef, Money, Outcome, Reason, ReasonInput, TimelineConnection
+from schema.common import ActorRef, AuditRef, Money, Outcome, Reason, ReasonInput, Role, Tier, TimelineConnection
 from schema.directives import (
     AWS_COGNITO_USER_POOLS,
     AWS_IAM,
     AWS_OIDC,
     FILTERABLE,
+    IDEMPOTENT,
     INHERIT,
     Code,
+    DualControlMode,
     ReasonList,
     ScopeKey,
     audited,
+    dual_control,
     policy,
     reasoned,
     scope,
@@ -118,6 +121,24 @@ class ApprovalRequest:
     version: int
 
 
+@strawberry.type(directives=[policy("approvalPolicy", "read")])
+class ApprovalPolicy:
+    """When an action needs approval, and whose; ``condition`` null is always, ``mustInclude`` lists the narrower seats."""
+
+    id: ID = marked(FILTERABLE)
+    action: str = marked(FILTERABLE)
+    version: int
+    condition: AWSJSON
+    approvals: int
+    floor: int
+    approver_roles: list[Role]
+    min_tier: Tier
+    must_include: AWSJSON | None
+    approve_within_seconds: int
+    execute_within_seconds: int
+    enabled: bool = marked(FILTERABLE)
+
+
 @strawberry.type(directives=[INHERIT, AWS_IAM, AWS_OIDC, AWS_COGNITO_USER_POOLS])
 class ApprovalEvent:
     """A change of an approval request, by ids only."""
@@ -141,6 +162,16 @@ class ApprovalPayload:
     audit: AuditRef
 
 
+@strawberry.type(directives=[INHERIT])
+class ApprovalPolicyPayload:
+    """The policy as it stands, and the request that two people must approve first."""
+
+    outcome: Outcome
+    policy: ApprovalPolicy | None
+    approval_request: ApprovalRequest | None
+    audit: AuditRef
+
+
 @strawberry.input
 class VoteInput:
     """A vote on what the voter was shown: ``payloadHash`` binds it."""
@@ -161,6 +192,25 @@ class ApprovalActionInput:
 
 
 @strawberry.input
+class ApprovalPolicyInput:
+    """A policy as it shall be: a new one without ``id`` and ``expectedVersion``."""
+
+    id: ID | None = UNSET
+    action: str
+    condition: AWSJSON
+    approvals: int
+    approver_roles: list[Role]
+    min_tier: Tier
+    must_include: AWSJSON | None = UNSET
+    approve_within_seconds: int
+    execute_within_seconds: int
+    enabled: bool
+    expected_version: int | None = UNSET
+    idempotency_key: ID | None = UNSET
+    reason: ReasonInput
+
+
+@strawberry.input
 class ApprovalEventInput:
     """An event as the outbox publishes it behind real AppSync."""
 
@@ -175,14 +225,16 @@ class ApprovalEventInput:
 
 
 class Query:
-    """Root fields that read approval requests."""
+    """Root fields that read approval requests and policies."""
 
     get_approval_request = get(ApprovalRequest, "approval.read")
     list_approval_requests = listing(ApprovalRequest, "approval.list", order_by=ApprovalOrder)
+    get_approval_policy = get(ApprovalPolicy, "approvalPolicy.read", versioned=True)
+    list_approval_policies = listing(ApprovalPolicy, "approvalPolicy.list")
 
 
 class Mutation:
-    """Votes, and what the requester may do with his own request."""
+    """Votes, what the requester may do with his own request, and changes of the policies themselves."""
 
     @signature(policy("approval", "vote"), audited("approval.vote"))
     def vote_on_approval(self, input: VoteInput) -> ApprovalPayload: ...
@@ -195,6 +247,15 @@ class Mutation:
 
     @signature(policy("approval", "cancel"), reasoned(ReasonList.ROUTING), audited("approval.retry"))
     def retry_approval(self, input: ApprovalActionInput) -> ApprovalPayload: ...
+
+    @signature(
+        policy("approvalPolicy", "propose"),
+        reasoned(ReasonList.STAFF_POLICY),
+        dual_control("approvalPolicy.propose", DualControlMode.ALWAYS),
+        audited("approvalPolicy.change"),
+        IDEMPOTENT,
+    )
+    def save_approval_policy(self, input: ApprovalPolicyInput) -> ApprovalPolicyPayload: ...
 
     @signature(policy("event", "publish"), audited("event.publish"), AWS_IAM)
     def publish_approval_event(self, input: ApprovalEventInput) -> ApprovalEvent | None: ...
