@@ -1,7 +1,8 @@
 """The outbox at work: what is due and anchored goes to its port, the answer settles the aggregate it came from.
 
 At least once: the row is claimed before the call and marked in the transaction that notes the answer. A crash between
-the port's effect and our note leaves the claim to run out; the repeat carries the same key and is the same effect.
+the port's effect and our note leaves the claim to run out; the repeat carries the same key and is the same effect. Each
+port has its own rounds and its own circuit, so one that is down or slow holds up nobody else's (FC-11).
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -20,18 +22,19 @@ from db import outbox
 from db.pool import connection
 from db.unit_of_work import Row, UnitOfWork
 from resolvers.pipeline import Fault, Pipeline, no_fault
-from schema.errors import ConsoleError
-from services.alerts.deliveries import DeadLetterInput
-from services.money.commands import PORT, SUBMIT, AnswerInput
-from services.money.rules import ANSWERS
-from services.ports import KernelRefund, OrdersRefundKernel, PortRefusedError, PortUnavailableError
+from resolvers.routes import Route, Word, given_up
+from schema import telemetry
+from schema.errors import ConsoleError, described
+from schema.telemetry import Attributes
+from services.deliveries.standing import Standing, standing
+from services.ports import PortRefusedError, PortUnavailableError
 from services.telling import document
 
 logger: Final = logging.getLogger(__name__)
 
 CALL_SECONDS: Final = 10.0
 CLAIM: Final = timedelta(seconds=30)  # longer than a call may take, so that nobody else makes it meanwhile
-AT_ONCE: Final = 8
+AT_ONCE: Final = 8  # calls to one port, side by side
 CHANGES: Final = 100
 
 _NOW = "SELECT console_now()"
@@ -52,6 +55,12 @@ class Breaker:
         """Whether calls are held back now."""
         return self.failures >= self.limit and self.clock() < self._closed_until
 
+    def allows(self, most: int) -> int:
+        """How many calls may be made now: none while it is open, then a single one that tries."""
+        if self.failures < self.limit:
+            return most
+        return 0 if self.open else 1
+
     def succeeded(self) -> None:
         self.failures = 0
 
@@ -61,106 +70,197 @@ class Breaker:
             self._closed_until = self.clock() + self.pause_seconds
 
 
+class _Port:
+    """One system's routes by operation, and how it has been answering: calls, and questions for its own word, each by itself.
+
+    A system that still says what happened may take no calls, and its word would close the circuit that keeps them back.
+    """
+
+    def __init__(self, routes: Sequence[Route], breaker: Breaker, hearing: Breaker) -> None:
+        self.routes = {route.operation: route for route in routes}
+        if len(self.routes) != len(routes):
+            raise ValueError(f"two routes of {routes[0].port} have one operation")
+        self.words = [route.word for route in routes if route.word is not None]
+        self.breaker = breaker
+        self.hearing = hearing
+
+
 class Deliveries:
-    """Takes the outbox to the Orders & Refund Kernel and brings its word back."""
+    """Takes the outbox to its ports and brings their word back."""
 
     def __init__(
         self,
         pool: asyncpg.Pool[Any],
         pipeline: Pipeline,
-        kernel: OrdersRefundKernel,
+        routes: Sequence[Route],
         *,
         fault: Fault = no_fault,
         call_seconds: float = CALL_SECONDS,
-        breaker: Breaker | None = None,
+        breaker: Callable[[], Breaker] = Breaker,
     ) -> None:
+        """``breaker`` makes two for each port. What no route takes stays where it is, for a release that has one."""
         self._pool = pool
         self._pipeline = pipeline
-        self._kernel = kernel
         self._fault = fault
         self._call_seconds = call_seconds
-        self._breaker = breaker or Breaker()
+        names = dict.fromkeys(route.port for route in routes)
+        self._ports = {
+            name: _Port([route for route in routes if route.port == name], breaker(), breaker()) for name in names
+        }
 
-    async def run_once(self) -> int:
-        """Deliver what is due, side by side; how many rows were taken."""
-        if self._breaker.open:
+    @property
+    def ports(self) -> tuple[str, ...]:
+        """Whom calls go to."""
+        return tuple(self._ports)
+
+    @property
+    def held_back(self) -> Mapping[str, bool]:
+        """By port, whether calls are held back now."""
+        return {name: port.breaker.open for name, port in self._ports.items()}
+
+    @property
+    def speaking(self) -> tuple[str, ...]:
+        """The ports that say something by themselves."""
+        return tuple(name for name, port in self._ports.items() if port.words)
+
+    async def run_once(self, port: str | None = None) -> int:
+        """Deliver what is due, side by side, to one port or to all; how many rows were taken."""
+        if port is None:
+            return sum(await _all_of(self.run_once(name) for name in self._ports))
+        of = self._ports[port]
+        allowed = of.breaker.allows(AT_ONCE)
+        if not allowed:
             return 0
         async with connection(self._pool) as conn:
             now: datetime = await conn.fetchval(_NOW)
-            rows = await outbox.claim(conn, now, lease=CLAIM, limit=AT_ONCE)
-        # A round is over when all its calls are: one that fails leaves none running behind the next round's back.
-        ended = await asyncio.gather(*(self._deliver(row) for row in rows), return_exceptions=True)
-        for failure in ended:
-            if failure is not None:
-                raise failure
+            rows = await outbox.claim(conn, port, list(of.routes), now, lease=CLAIM, limit=allowed)
+        await _all_of(self._deliver(of, row) for row in rows)
         return len(rows)
 
-    async def poll_once(self) -> int:
-        """Settle what the kernel says of itself: late answers, and those to calls whose answer never reached us."""
-        if self._breaker.open:
+    async def poll_once(self, port: str | None = None) -> int:
+        """Settle what ports say of themselves; how many words."""
+        if port is None:
+            return sum(await _all_of(self.poll_once(name) for name in self.speaking))
+        of = self._ports[port]
+        return sum([await self._hear(of, word) for word in of.words])
+
+    async def _hear(self, port: _Port, word: Word) -> int:
+        if port.hearing.open:
             return 0
         try:
             async with asyncio.timeout(self._call_seconds):
-                changes = await self._kernel.changes(CHANGES)
+                changes = await word.changes(CHANGES)
         except (PortUnavailableError, TimeoutError):
-            self._breaker.failed()
+            port.hearing.failed()
             return 0
-        self._breaker.succeeded()
-        for refund in changes:
-            await self._settle(refund, None)
-            await self._kernel.acknowledge([refund])
+        port.hearing.succeeded()
+        failures: list[Exception] = []
+        for change in changes:
+            try:
+                await self._note(word, change)
+            except Exception as error:  # noqa: BLE001 - told below: it is said again, and holds up nothing that was said after it
+                failures.append(error)
+        if failures:
+            raise failures[0]
         return len(changes)
 
-    async def _deliver(self, row: Row) -> None:
+    async def _note(self, word: Word, change: Any) -> None:
+        deed = word.heard(change)
+        if deed is None:
+            logger.error("a port said what is unknown here: %s", type(change).__name__)
+        else:
+            await self._pipeline.system(*deed)
+        await word.acknowledge([change])
+
+    async def _deliver(self, port: _Port, row: Row) -> None:
+        route = port.routes[row["operation"]]
+        if outbox.worn_out(row):  # each attempt was claimed, and the process that made it died or could not note it
+            await self._give_up(route, row, "NEVER_NOTED")
+            return
+        if not await self._wanted(route, row):
+            return
         try:
-            async with asyncio.timeout(self._call_seconds):
-                answer = await self._call(row)
+            with _told(route, row):
+                async with asyncio.timeout(self._call_seconds):
+                    answer = await route.call(row["key"], document(row["arguments"]))
         except PortRefusedError as error:
-            self._breaker.succeeded()  # it answers, it just says no
-            await self._give_up(row, error.code)
-            return
+            port.breaker.succeeded()  # it answers, it just says no
+            await self._give_up(route, row, error.code)
         except (PortUnavailableError, TimeoutError) as error:
-            self._breaker.failed()
-            code = error.code if isinstance(error, PortUnavailableError) else "TIMEOUT"
-            await (self._give_up(row, code) if outbox.exhausted(row) else self._again(row, code))
-            return
-        self._breaker.succeeded()
-        await self._fault("after_kernel_effect")
-        try:
-            await self._settle(answer, row)
-        except ConsoleError as error:  # the database is busy or away: the claim runs out, the call is made again
-            logger.warning("delivery %s was answered but not noted: %s", row["id"], error.code)
+            port.breaker.failed()
+            await self._failed(route, row, error.code if isinstance(error, PortUnavailableError) else "TIMEOUT")
+        except Exception as error:  # noqa: BLE001 - a mistake of ours or the adapter's: it costs this row alone
+            logger.error("delivery %s could not be called: %s", row["id"], described(error))  # noqa: TRY400 - without the message (PV-1)
+            await self._failed(route, row, "CALL_FAILED")
+        else:
+            port.breaker.succeeded()
+            await self._fault(route.point)
+            await self._answered(route, row, answer)
 
-    async def _call(self, row: Row) -> KernelRefund:
-        if (row["port"], row["operation"]) != (PORT, SUBMIT):
-            raise PortRefusedError("UNKNOWN_OPERATION")
-        arguments: Mapping[str, Any] = document(row["arguments"])
-        return await self._kernel.submit_refund(
-            key=row["key"],
-            order_id=arguments["orderId"],
-            amount_minor=arguments["amountMinor"],
-            currency=arguments["currency"],
-        )
+    async def _wanted(self, route: Route, row: Row) -> bool:
+        """Whether to call. What came about by itself is marked, what has ended is given up, without a call."""
+        async with connection(self._pool) as conn:
+            found = await standing(conn, row)
+        if found is Standing.DONE:
+            await self._mark(row)
+        elif found is Standing.ENDED:
+            await self._give_up(route, row, "TARGET_ENDED")
+        return found is Standing.WANTED
 
-    async def _settle(self, answer: KernelRefund, row: Row | None) -> None:
+    async def _answered(self, route: Route, row: Row, answer: Any) -> None:
         """Note the answer and, in the same transaction, the delivery that brought it."""
 
         async def mark(uow: UnitOfWork) -> None:
-            if row is not None:
-                await outbox.delivered(uow.conn, row["id"], uow.now)
+            await outbox.delivered(uow.conn, row["id"], uow.now)
 
-        if answer.state not in ANSWERS:
-            logger.error("the kernel gave refund %s a state that is unknown here", answer.key)
+        deed = route.answered(row, answer)
+        if deed is None:
+            logger.error("delivery %s was given an answer that is unknown here", row["id"])
+            await self._failed(route, row, "ANSWER_UNKNOWN")
             return
-        wanted = AnswerInput(answer.key, answer.state, answer.external_ref, answer.failure_code)
-        noted = await self._pipeline.system("refund.settle", wanted, also=mark)
-        if noted is None and row is not None:  # the kernel's own word came first; only the delivery is left to mark
-            async with connection(self._pool) as conn:
-                await outbox.delivered(conn, row["id"], await conn.fetchval(_NOW))
+        try:
+            if await self._pipeline.system(*deed, also=mark) is None:
+                await self._mark(row)  # the port's own word came first; only the delivery is left to mark
+        except ConsoleError as error:  # the database is busy or away: the claim runs out, the call is made again
+            logger.warning("delivery %s was answered but not noted: %s", row["id"], error.code)
 
-    async def _again(self, row: Row, code: str) -> None:
+    async def _mark(self, row: Row) -> None:
+        async with connection(self._pool) as conn:
+            await outbox.delivered(conn, row["id"], await conn.fetchval(_NOW))
+
+    async def _failed(self, route: Route, row: Row, code: str) -> None:
+        if outbox.exhausted(row):
+            await self._give_up(route, row, code)
+            return
         async with connection(self._pool) as conn:
             await outbox.again(conn, row, await conn.fetchval(_NOW), code)
 
-    async def _give_up(self, row: Row, code: str) -> None:
-        await self._pipeline.system("delivery.fail", DeadLetterInput(row["id"], code))
+    async def _give_up(self, route: Route, row: Row, code: str) -> None:
+        if await self._pipeline.system(*route.failed(row, code)) is None:
+            await self._pipeline.system(*given_up(row, code))  # the target is gone; the row must not go round for ever
+
+
+@contextmanager
+def _told(route: Route, row: Row) -> Generator[None, None, None]:
+    """One call as telemetry has it; the record's id leads to the trace that caused it."""
+    what: Attributes = {"countersign.port": route.port, "countersign.operation": route.operation}
+    began = time.perf_counter()
+    code: str | None = None
+    try:
+        with telemetry.span("delivery", {**what, "countersign.audit.id": str(row["audit_id"])}, kind="producer"):
+            yield
+    except BaseException as error:
+        code = telemetry.code_of(error)
+        raise
+    finally:
+        labels: Attributes = what if code is None else {**what, "error.type": code}
+        telemetry.measure(telemetry.DELIVERIES, time.perf_counter() - began, labels)
+
+
+async def _all_of(work: Iterable[Awaitable[Any]]) -> list[Any]:
+    """A round is over when all of it is: what fails leaves nothing running behind the next round's back."""
+    ended = await asyncio.gather(*work, return_exceptions=True)
+    for failure in ended:
+        if isinstance(failure, BaseException):
+            raise failure
+    return ended

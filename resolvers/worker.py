@@ -1,4 +1,4 @@
-"""The background child's work but for sealing: numbering events, delivering the outbox, timers, the kernel's word.
+"""The background child's work but for sealing: numbering events, delivering the outbox, timers, the ports' own word.
 
 Any number of workers may run; each piece of work is taken by one of them (advisory lock, SKIP LOCKED, state checks).
 Every change goes through the pipeline with actor ``system``, by the same rules as a person's.
@@ -16,11 +16,12 @@ from typing import Any, Final
 import asyncpg
 
 from authz.approval_states import EXPIRING_PERCENT
-from db import idempotency, locks
+from db import counters, idempotency, locks
 from db.pool import Dsn, connection
 from db.waiting import waited
 from resolvers.deliveries import Deliveries
 from resolvers.pipeline import Fault, Pipeline, no_fault
+from schema import telemetry
 from schema.errors import ConsoleError, described
 from services.approvals.commands import RequestInput
 from services.cases.claims import ClaimInput
@@ -32,8 +33,8 @@ WORK_CHANNEL: Final = "countersign_work"  # a commit left something to do
 EVENT_CHANNEL: Final = "countersign_event"  # the hubs': the highest position that is there now
 EVENTS_AT_ONCE: Final = 500
 TIMERS_AT_ONCE: Final = 50
-TICK_SECONDS: Final = 1.0  # timers, the kernel's word, and what a lost notification would have said
-FORGET_EVERY: Final = 600  # ticks between deletions of old idempotency keys
+TICK_SECONDS: Final = 1.0  # timers, a port's own word, and what a lost notification would have said
+FORGET_EVERY: Final = 600  # ticks between deletions of old idempotency keys and rates
 
 # One sequencer at a time, and only over what is committed: a follower who has seen position n will never find a smaller
 # one later (security-contract ID-3). The lock ends with the transaction, so positions appear in order.
@@ -57,7 +58,8 @@ SELECT id FROM approval_request WHERE state = 'PENDING' AND approve_by <= consol
 """
 _UNEXECUTED = """
 SELECT id FROM approval_request
-WHERE state = 'APPROVED' AND execution IN ('NOT_STARTED', 'FAILED') AND execute_by <= console_now() LIMIT $1
+WHERE state = 'APPROVED' AND execution IN ('NOT_STARTED', 'FAILED') AND execute_by <= console_now()
+ORDER BY execute_by LIMIT $1
 """
 _EXPIRING = f"""
 SELECT id FROM approval_request
@@ -130,25 +132,31 @@ class Worker:
         return await self._deliveries.run_once()
 
     async def run_timers(self) -> int:
-        """Do what the clock calls for; how many deeds were done."""
-        done = 0
+        """Do what the clock calls for; how many deeds were done. One that fails holds up none of the others."""
+        done, failures = 0, []
         for timer in TIMERS:
             async with connection(self._pool) as conn:
                 ids = [row["id"] for row in await conn.fetch(timer.due, TIMERS_AT_ONCE)]
             for identity in ids:
-                if await self._pipeline.system(timer.deed, timer.wanted(identity)) is not None:
-                    done += 1
+                try:
+                    done += await self._pipeline.system(timer.deed, timer.wanted(identity)) is not None
+                except Exception as error:  # noqa: BLE001 - told below, once the others have had their turn
+                    failures.append(error)
+        if failures:
+            raise failures[0]
         return done
 
     async def settle(self) -> int:
-        """Take note of what the kernel says by itself; how many changes."""
+        """Take note of what ports say by themselves; how many words."""
         return await self._deliveries.poll_once()
 
     # ---------- the loop ----------
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop``: at once when a commit says so, and each second whatever was heard."""
         async with contextlib.AsyncExitStack() as stack:
-            loops = [self._events(stop), self._outbox(stop), self._clock(stop)]
+            loops = [self._events(stop), self._clock(stop)]
+            loops += [self._outbox(port, stop) for port in self._deliveries.ports]
+            loops += [self._words(port, stop) for port in self._deliveries.speaking]
             tasks = [asyncio.create_task(loop) for loop in loops]
             stack.push_async_callback(_ended, tasks)
             stack.push_async_callback(self._hang_up, await self._hear())
@@ -161,25 +169,32 @@ class Worker:
             await waited(self._wake, TICK_SECONDS)
             self._wake.clear()
 
-    async def _outbox(self, stop: asyncio.Event) -> None:
+    # A loop for each port: one that is slow holds up neither another's deliveries nor the timers (FC-11).
+    async def _outbox(self, port: str, stop: asyncio.Event) -> None:
         # A delivery waits for its record's anchor, which no notification announces: hence a look every fraction of a tick.
         while not stop.is_set():
-            taken = await self._safely(self.deliver)
+            taken = await self._safely(lambda: self._deliveries.run_once(port))
             if not taken:
                 await waited(stop, TICK_SECONDS / 4)
 
+    async def _words(self, port: str, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            await self._safely(lambda: self._deliveries.poll_once(port))
+            await waited(stop, TICK_SECONDS)
+
     async def _clock(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            await self._safely(self.settle)
             await self._safely(self.run_timers)
             self._ticks += 1
             if self._ticks % FORGET_EVERY == 0:
-                await self._safely(self._forget_keys)
+                await self._safely(self.forget)
             await waited(stop, TICK_SECONDS)
 
-    async def _forget_keys(self) -> int:
+    async def forget(self) -> int:
+        """Delete a batch of what is past its time: idempotency keys, and rates that are full again."""
         async with connection(self._pool) as conn:
             await idempotency.forget(conn)
+            await counters.forget(conn)
         return 0
 
     async def _safely(self, work: Callable[[], Awaitable[int]]) -> int:
@@ -198,6 +213,7 @@ class Worker:
         try:
             conn: asyncpg.Connection[Any] = await asyncpg.connect(**self._listen.connect_kwargs())
         except (OSError, asyncpg.PostgresError):  # each tick looks anyway
+            telemetry.count(telemetry.LISTEN_LOST, labels={"countersign.listener": "work"})
             logger.warning("not listening for work; looking each second instead")
             return None
         await conn.add_listener(WORK_CHANNEL, self._woken)

@@ -6,7 +6,7 @@ raise ``PortUnavailableError`` for what may pass and ``PortRefusedError`` for wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,3 +56,32 @@ class OrdersRefundKernel(Protocol):
 
     async def acknowledge(self, refunds: Sequence[KernelRefund]) -> None:
         """Say that these states were taken note of. A state that has moved on since will be told again."""
+
+
+@dataclass(frozen=True)
+class HelpMessage:
+    """A message as the help center has it: what was sent, and its reference there."""
+
+    key: str
+    external_ref: str
+    subject: str
+    body: str
+
+
+class HelpCenter(Protocol):
+    """The system that writes to the marketplace's people; it knows how to reach them, so we never tell it."""
+
+    async def send(
+        self, *, key: str, template: str, locale: str, version: int, variables: Mapping[str, str], recipient: str
+    ) -> HelpMessage:
+        """Send a template, in that version, to whom ``recipient`` stands for (a subject's id, never an address).
+
+        The same key is the same message, whatever the repeats, also after the template was changed or disabled. Refused
+        for good: ``KEY_REUSED`` (the key comes with anything else), ``TEMPLATE_UNKNOWN`` (no such name, locale or version),
+        ``TEMPLATE_DISABLED``, ``PLACEHOLDER_MISSING`` (the text would go out with a placeholder in it), and what the
+        system has against the recipient.
+        """
+        ...
+
+    async def get_message(self, key: str) -> HelpMessage | None:
+        """The message of that key, or None when it was never sent."""

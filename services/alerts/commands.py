@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from services.alerts.chain import RaiseChainAlarm
-from services.alerts.deliveries import FailDelivery
 from services.command import Act, Command, Result, Target
 from services.telling import publish_alert
 
@@ -48,4 +47,4 @@ class AcknowledgeAlert(Command[AlertIdInput]):
 
 
 COMMANDS: Final[Mapping[str, Command[Any]]] = {"acknowledgeAlert": AcknowledgeAlert()}
-SYSTEM_COMMANDS: Final[Mapping[str, Command[Any]]] = {"audit.alarm": RaiseChainAlarm(), "delivery.fail": FailDelivery()}
+SYSTEM_COMMANDS: Final[Mapping[str, Command[Any]]] = {"audit.alarm": RaiseChainAlarm()}

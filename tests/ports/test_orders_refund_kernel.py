@@ -1,10 +1,11 @@
-"""What every adapter of ``OrdersRefundKernel`` promises; the embedded one is run against it here."""
+"""What every adapter of ``OrdersRefundKernel`` promises. Another adapter joins ``ADAPTERS`` with a world of its own."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final, Protocol, TypeAlias
 
 import asyncpg
 import pytest
@@ -15,14 +16,22 @@ from services.ports import KernelRefund, OrdersRefundKernel, PortRefusedError
 from tests.conftest import Database, Pools
 
 
-class World:
-    """An adapter, and the hand that arranges what happens to an order's refunds."""
+class World(Protocol):
+    """An adapter, and the hands that arrange what happens to an order's refunds."""
 
-    def __init__(
-        self, database: Database, pools: Pools, pool: asyncpg.Pool[Any], conn: asyncpg.Connection[Any]
-    ) -> None:
-        self.port: OrdersRefundKernel = EmbeddedKernel(pool)
-        self.embedded = EmbeddedKernel(pool)
+    port: OrdersRefundKernel
+
+    async def order(self, order_id: str, sim: str) -> str: ...
+    async def later(self, seconds: int) -> OrdersRefundKernel: ...
+    async def move(self, key: str, state: str) -> None: ...
+
+
+class Embedded:
+    """The kernel that lives in the same Postgres."""
+
+    def __init__(self, pools: Pools, pool: asyncpg.Pool[Any], conn: asyncpg.Connection[Any]) -> None:
+        self._kernel = EmbeddedKernel(pool)
+        self.port: OrdersRefundKernel = self._kernel
         self._pools = pools
         self._conn = conn
 
@@ -33,12 +42,25 @@ class World:
     async def later(self, seconds: int) -> OrdersRefundKernel:
         return EmbeddedKernel(await self._pools("cs_worker", clock_offset_seconds=seconds))
 
+    async def move(self, key: str, state: str) -> None:
+        await self._kernel.move(key, state)
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def world(database: Database, pools: Pools) -> AsyncIterator[World]:
+
+@asynccontextmanager
+async def embedded(database: Database, pools: Pools) -> AsyncIterator[World]:
     conn = await asyncpg.connect(**database.superuser)
-    yield World(database, pools, await pools("cs_worker"), conn)
+    yield Embedded(pools, await pools("cs_worker"), conn)
     await conn.close()
+
+
+Open: TypeAlias = Callable[[Database, Pools], AbstractAsyncContextManager[World]]
+ADAPTERS: Final[dict[str, Open]] = {"embedded": embedded}
+
+
+@pytest_asyncio.fixture(loop_scope="session", params=list(ADAPTERS))
+async def world(request: pytest.FixtureRequest, database: Database, pools: Pools) -> AsyncIterator[World]:
+    async with ADAPTERS[request.param](database, pools) as made:
+        yield made
 
 
 async def submit(port: OrdersRefundKernel, order_id: str, *, key: str = "rf_1", amount: int = 100) -> KernelRefund:
@@ -93,7 +115,7 @@ async def test_a_late_outcome_is_told_when_it_comes(world: World) -> None:
 async def test_a_state_that_moved_on_is_told_again(world: World) -> None:
     made = await submit(world.port, await world.order("o_1", "requires_action"))
     await world.port.acknowledge([made])
-    await world.embedded.move("rf_1", "SUCCEEDED")
+    await world.move("rf_1", "SUCCEEDED")
     [moved] = await world.port.changes(10)
     assert moved.state == "SUCCEEDED"
     await world.port.acknowledge([made])  # of the state that was: the new one is still unheard

@@ -11,6 +11,7 @@ import pytest
 from db import outbox
 from db.unit_of_work import Event, begin
 from resolvers.deliveries import Breaker, Deliveries
+from resolvers.routes import refunds
 from services.money.commands import AnswerInput
 from services.ports import KernelRefund, PortRefusedError, PortUnavailableError
 from tests import factories
@@ -164,7 +165,8 @@ class Kernel:
 
 
 def with_kernel(bench: Bench, kernel: Kernel, breaker: Breaker | None = None) -> Deliveries:
-    return Deliveries(bench.background, bench.worker._pipeline, kernel, breaker=breaker or Breaker(limit=99))
+    routes = (refunds(kernel),)
+    return Deliveries(bench.background, bench.worker._pipeline, routes, breaker=lambda: breaker or Breaker(limit=99))
 
 
 @pytest.mark.contract("FC-11")
@@ -210,9 +212,57 @@ async def test_the_circuit_opens_after_five_failures_and_probes(bench: Bench) ->
         await deliveries.run_once()
         await bench.conn.execute("UPDATE outbox SET next_attempt_at = now() - interval '1 second'")
     assert (kernel.calls, breaker.open) == (5, True)
+    await approved(bench, key="k2")
     now[0] = 30.0
-    await deliveries.run_once()
+    assert await deliveries.run_once() == 1  # of the two that are due: one call tries
     assert (kernel.calls, breaker.open) == (6, True)
+
+
+@pytest.mark.contract("FC-11")
+async def test_a_port_that_speaks_but_takes_no_calls_is_held_back_all_the_same(bench: Bench) -> None:
+    for number in range(7):
+        await approved(bench, key=f"k{number}", amount=100)
+    await bench.anchor_all()
+    now = [0.0]
+    kernel = Kernel(PortUnavailableError())
+    made = refunds(kernel)
+    deliveries = Deliveries(
+        bench.background, bench.worker._pipeline, (made,), breaker=lambda: Breaker(clock=lambda: now[0])
+    )
+    await deliveries.run_once()
+    assert deliveries.held_back == {made.port: True}
+    now[0] = 30.0
+    await deliveries.poll_once()  # it has nothing to say, and says so
+    await bench.conn.execute("UPDATE outbox SET next_attempt_at = now() - interval '1 second'")
+    assert await deliveries.run_once() == 1  # still one call tries
+
+
+async def test_a_word_that_cannot_be_noted_holds_up_none_after_it(bench: Bench) -> None:
+    first, second = await approved(bench, amount=100), await approved(bench, key="k2", amount=100)
+    await bench.anchor_all()
+    bench.faults.armed["after_kernel_effect"] = CrashError()
+    with pytest.raises(CrashError):
+        await bench.worker.deliver()
+    await bench.conn.execute("UPDATE refund SET state = 'APPROVED'")
+    await bench.conn.execute("UPDATE order_ledger SET reserved_minor = 100, succeeded_minor = 0")
+    await bench.conn.execute(f"ALTER TABLE refund ADD CONSTRAINT spoiled CHECK (state = 'APPROVED' OR id <> '{first}')")
+    with pytest.raises(asyncpg.CheckViolationError):
+        await bench.worker.settle()
+    assert [(await stands(bench, one))[0] for one in (first, second)] == ["APPROVED", "SUCCEEDED"]
+
+
+async def test_a_timer_that_cannot_be_done_holds_up_none_of_the_others(bench: Bench) -> None:
+    await factories.staff(bench.conn, "SUPPORT", "AGENT", id=AGENT)
+    spoiled, other = [await factories.case(bench.conn) for _ in range(2)]
+    for case in (spoiled, other):
+        await bench.do(AGENT, "claimCase", caseId=case)
+    await bench.conn.execute(
+        f"ALTER TABLE case_file ADD CONSTRAINT spoiled CHECK (state = 'CLAIMED' OR id <> '{spoiled}') NOT VALID"
+    )
+    late = await bench.later(3_600)
+    with pytest.raises(asyncpg.CheckViolationError):
+        await late.worker.run_timers()
+    assert (await bench.row("case_file", other))["state"] == "OPEN"
 
 
 # ---------- events ----------
