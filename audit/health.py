@@ -44,6 +44,6 @@ async def health(pool: asyncpg.Pool[Any], *, limits: Limits | None = None, worm:
     }
 
 
-async def lag_seconds(pool: asyncpg.Pool[Any]) -> float:
+async def lag_seconds(conn: asyncpg.Connection[Any]) -> float:
     """Age of the oldest record that is not anchored: readiness says no at 60 s (security-contract FC-3). Any role of ours may ask."""
-    return float(await pool.fetchval(_LAG))
+    return float(await conn.fetchval(_LAG, timeout=2))

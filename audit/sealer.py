@@ -40,6 +40,8 @@ from db import locks
 from db.pool import Dsn
 from db.unit_of_work import uuid7
 from db.waiting import waited
+from schema import telemetry
+from schema.errors import described
 
 log = logging.getLogger("countersign.audit")
 
@@ -164,7 +166,18 @@ class Sealer:
         conn = await self.connection()
         if not await conn.fetchval("SELECT EXISTS (SELECT 1 FROM audit.intake)"):
             return Sealed(0, 0, self._known[0] if self._known else 0)
-        bad: list[tuple[asyncpg.Record, str]] = []
+        with telemetry.span("audit seal") as told:
+            sealed, bad = await self._seal(conn, limit)
+            told.set("countersign.record.count", sealed.records)
+            told.set("countersign.quarantined", sealed.quarantined)
+            told.set("countersign.tree.size", sealed.size)
+        telemetry.count(telemetry.AUDIT_SEALED, sealed.records)
+        telemetry.count(telemetry.AUDIT_QUARANTINED, sealed.quarantined)
+        for row, code in bad:
+            await self._alarm(code, f"an intake row ({row['n']}) is no genuine record and is in quarantine")
+        return sealed
+
+    async def _seal(self, conn: asyncpg.Connection[Any], limit: int) -> tuple[Sealed, list[tuple[asyncpg.Record, str]]]:
         async with conn.transaction():
             self._fault("S1")
             head = await store.read_head(conn, lock=True)
@@ -185,9 +198,7 @@ class Sealer:
                 raise LogConflictError("HEAD_CONFLICT", "the head moved while it was locked")
         self._known = (head.edge.size, head.edge.root())
         self._fault("S6")
-        for row, code in bad:
-            await self._alarm(code, f"an intake row ({row['n']}) is no genuine record and is in quarantine")
-        return Sealed(len(good), len(bad), head.edge.size)
+        return Sealed(len(good), len(bad), head.edge.size), bad
 
     async def _recognise(self, conn: asyncpg.Connection[Any], head: Head) -> None:
         """Compare the head with what this process sealed or saw before; a sealed row rewritten with its tree is caught here."""
@@ -305,7 +316,10 @@ class Sealer:
         async with conn.transaction(isolation="repeatable_read", readonly=True):
             head = await store.read_head(conn)
             await self._recognise(conn, head)
-        return await self._anchorer.run(conn, head)
+        if head.size == self._anchorer.size:
+            return await self._anchorer.run(conn, head)
+        with telemetry.span("audit anchor", {"countersign.tree.size": head.size}):
+            return await self._anchorer.run(conn, head)
 
     # ---------- the loop ----------
     async def run(self, stop: asyncio.Event) -> None:
@@ -321,7 +335,7 @@ class Sealer:
                 await self._alarm_once(conflict.code, conflict.text)
                 await waited(stop, CONFLICT_SECONDS)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-                log.warning("the sealer lost its step: %s", error)
+                log.warning("the sealer lost its step: %s", described(error))
                 await waited(stop, RETRY_SECONDS)
             finally:
                 await self._leave()

@@ -11,16 +11,19 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import asyncpg
 
 from audit.keys import Keys
-from audit.record import PERSON_TYPES, NotCanonicalError, fit, ids_digest, leaf, plain
+from audit.record import PERSON_TYPES, NotCanonicalError, Templated, fit, ids_digest, leaf, plain
 from audit.sealing import DataKey, log_key, salted_digest, seal, subject_keys
 from db.unit_of_work import UnitOfWork
+from schema import telemetry
 from schema.errors import ConsoleError
+from schema.telemetry import Attributes, Key, Value
 
 APPEND_SECONDS: Final = 2.0
 CHECK_SECONDS: Final = 1.0
@@ -61,6 +64,7 @@ class Prepared:
     mac: bytes
     leaf: bytes
     body: str
+    decision: Attributes  # what telemetry counts it as
 
 
 class Numbers:
@@ -99,6 +103,7 @@ class _Waiting:
     pool: asyncpg.Pool[Any]
     records: Sequence[dict[str, Any]]
     done: asyncio.Future[list[Receipt]]
+    link: object | None = None  # the span that waits
     prepared: list[Prepared] = field(default_factory=list)
 
 
@@ -161,10 +166,11 @@ class Writer:
         if self._waiting + len(records) > WAITING_RECORDS:
             raise ConsoleError("AUDIT_UNAVAILABLE")
         done: asyncio.Future[list[Receipt]] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(pool, records, done))
+        self._queue.append(_Waiting(pool, records, done, telemetry.here()))
         self._waiting += len(records)
         if self._lane is None or self._lane.done():
-            self._lane = asyncio.create_task(self._drain(), name="audit-reads")
+            # In a context of its own: it works for everyone, so it is no part of the request that happened to wake it.
+            self._lane = asyncio.create_task(self._drain(), name="audit-reads", context=Context())
         try:
             async with asyncio.timeout(APPEND_SECONDS):
                 return await done
@@ -179,10 +185,12 @@ class Writer:
     async def _drain(self) -> None:
         while self._queue:
             batch = self._take()
+            told = telemetry.span("audit append", {"countersign.record.count": _records(batch)}, links=_links(batch))
             try:
-                async with asyncio.timeout(APPEND_SECONDS):
-                    async with batch[0].pool.acquire(timeout=APPEND_SECONDS) as conn:
-                        await self._append_batch(conn, batch)
+                with told:
+                    async with asyncio.timeout(APPEND_SECONDS):
+                        async with batch[0].pool.acquire(timeout=APPEND_SECONDS) as conn:
+                            await self._append_batch(conn, batch)
             except Exception as error:  # noqa: BLE001  (each waiting request must hear of it; none may be left hanging)
                 self._fail(batch, error)
             finally:
@@ -309,7 +317,7 @@ class Writer:
                 "voided": voided,
                 "settled": settled,
             }
-            data = _bytes_of(body)
+            data = record.bytes_of(body) if isinstance(record, Templated) else _bytes_of(body)
         except BaseException:
             self._numbers.end(number, committed=False)
             raise
@@ -321,15 +329,46 @@ class Writer:
             self._keys.mac(hashed),
             hashed,
             data.decode(),
+            _decision(record) if telemetry.on() else telemetry.NONE,
         )
 
     async def _send(self, conn: asyncpg.Connection[Any], prepared: Sequence[Prepared]) -> None:
         columns = list(zip(*((one.kid, one.mac, one.leaf, one.body) for one in prepared), strict=True))
-        await conn.execute(_APPEND, *(list(column) for column in columns), timeout=APPEND_SECONDS)
+        began = time.perf_counter()
+        try:
+            await conn.execute(_APPEND, *(list(column) for column in columns), timeout=APPEND_SECONDS)
+        except Exception as error:
+            telemetry.measure(
+                telemetry.AUDIT_APPEND, time.perf_counter() - began, {"error.type": telemetry.code_of(error)}
+            )
+            raise
+        telemetry.measure(telemetry.AUDIT_APPEND, time.perf_counter() - began)
 
     def _end(self, prepared: Sequence[Prepared], *, committed: bool) -> None:
         for one in prepared:
             self._numbers.end(one.number, committed=committed)
+            if committed:
+                telemetry.count(telemetry.DECISIONS, labels=one.decision)
+
+
+def _records(batch: Sequence[_Waiting]) -> int:
+    return sum(len(item.records) for item in batch)
+
+
+def _links(batch: Sequence[_Waiting]) -> list[object | None]:
+    return [item.link for item in batch]
+
+
+def _decision(record: dict[str, Any]) -> Attributes:
+    """The record as a metric counts it: its kind, the verdict, the outcome, and the code of a refusal."""
+    decision, result = record["decision"], record["result"] or {}
+    told: dict[Key, Value] = {
+        "countersign.record.kind": record["kind"],
+        "countersign.decision": decision["verdict"],
+        "countersign.outcome": result.get("outcome") or "NONE",
+    }
+    code = decision["code"] or result.get("code")
+    return {**told, "error.type": code} if code else told
 
 
 def _put_tags(body: dict[str, Any], clear: dict[str, str], data_keys: dict[str, DataKey]) -> None:

@@ -26,6 +26,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.exceptions import InvalidKeyError
 
+from schema import telemetry
+
 logger = logging.getLogger("countersign.authz")
 
 FETCH_SECONDS: Final = 3.0
@@ -156,6 +158,7 @@ class KeySet:
             self._keys = parse_keys(document)
             self._fetched_at = self._tried_at
         except (OSError, ValueError, http.client.HTTPException, TimeoutError) as error:  # the old set serves on (FC-4)
+            telemetry.count(telemetry.JWKS_FAILURES)
             logger.warning("keys of %s not fetched: %s: %s", self._source, type(error).__name__, error)
 
 

@@ -13,7 +13,15 @@ from typing import Any, Final, Literal
 
 import asyncpg
 
-from countersign.settings import Settings, SettingsError, load, unknown_variables
+from countersign.settings import (
+    Exporter,
+    Settings,
+    SettingsError,
+    Signal,
+    load,
+    printable_endpoint,
+    unknown_variables,
+)
 
 Verdict = Literal["ok", "note", "wrong"]
 _OLDEST: Final = 150_000
@@ -43,7 +51,7 @@ CROSS JOIN (VALUES ('INSERT'), ('UPDATE'), ('DELETE'), ('TRUNCATE'), ('TRIGGER')
 WHERE r.rolname IN ('cs_app', 'cs_worker') AND c.relkind IN ('r', 'p')
   AND has_table_privilege(r.oid, c.oid, p.privilege)
   AND (c.relnamespace = to_regnamespace('audit')
-       OR (c.relnamespace = to_regnamespace('public') AND (c.relname IN ('staff', 'staff_grant', 'authz_version') OR p.privilege IN ('TRUNCATE', 'TRIGGER'))))
+       OR (c.relnamespace = to_regnamespace('public') AND (c.relname IN ('staff', 'staff_grant', 'authz_version', 'approval_policy') OR p.privilege IN ('TRUNCATE', 'TRIGGER'))))
 ORDER BY 1
 """
 _UNPROTECTED: Final = """
@@ -77,6 +85,7 @@ def examine() -> list[Finding]:
     findings += _contract()
     findings += _issuers(settings)
     findings += _files(settings)
+    findings += _telemetry(settings)
     findings += _database(settings)
     return findings
 
@@ -104,14 +113,9 @@ def _home(home: Path) -> Finding:
 
 
 def _contract() -> Iterator[Finding]:
-    from authz.policy import PolicyError
     from resolvers.startup import findings
 
-    try:
-        found = findings()
-    except PolicyError as error:
-        yield Finding("policy", "wrong", str(error))
-        return
+    found = findings()
     for one in found:
         yield Finding("schema", "wrong", one)
     if not found:
@@ -171,6 +175,23 @@ def _certificate(path: Path, *, own: bool) -> Iterator[Finding]:
         "wrong" if left < timedelta(0) and own else "note" if left < timedelta(days=14) else "ok",
         f"good until {ends:%Y-%m-%d}; {renewal}",
     )
+
+
+def _telemetry(settings: Settings) -> Iterator[Finding]:
+    """A collector that is not there costs nothing but what it would have been told, so it is a note (FC-12)."""
+    from countersign.collector import knock
+
+    told = settings.telemetry
+    if not told.on:
+        yield Finding("telemetry", "ok", "off; OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 turns it on")
+        return
+    chosen: list[tuple[Signal, tuple[Exporter, ...]]]
+    chosen = [("traces", told.traces), ("metrics", told.metrics), ("logs", told.logs)]
+    for signal, exporters in chosen:
+        for exporter in exporters:
+            problem = knock(told, signal) if exporter == "otlp" else None
+            where = "the console" if exporter == "console" else printable_endpoint(told.endpoint(signal))
+            yield Finding("telemetry", "note" if problem else "ok", f"{signal} to {where}{problem or ''}")
 
 
 class _Quiet:
@@ -243,11 +264,33 @@ async def _inside(settings: Settings) -> list[Finding]:
         return [*found, Finding("migrations", "wrong", " ".join(str(error).split()))]
     if standing.at_head:
         found.append(Finding("migrations", "ok", f"at {standing.current}"))
+        found += await _approval_policies(settings.dsn("cs_owner").connect_kwargs())
     else:
         found.append(
             Finding("migrations", "wrong", f"missing: {', '.join(standing.pending)}; run `countersign migrate up`")
         )
     return found
+
+
+async def _approval_policies(owner: dict[str, Any]) -> list[Finding]:
+    """Whether the stored approval policies can be decided by, and where they are not those of this release."""
+    from authz import approval_book
+
+    try:
+        found = await approval_book.checked(owner)
+    except approval_book.BookError as error:
+        return [
+            Finding(
+                "approvals",
+                "wrong",
+                f"{error}; `countersign migrate up` brings what this release ships, a wrong row needs an administrator",
+            )
+        ]
+    notes = [
+        Finding("approvals", "note", one.text if one.kind == "CHANGED" else f"{one.text}; run `countersign migrate up`")
+        for one in found
+    ]
+    return notes or [Finding("approvals", "ok", "policies as shipped")]
 
 
 async def _rights(conn: asyncpg.Connection[Any]) -> list[Finding]:

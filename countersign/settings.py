@@ -7,13 +7,13 @@ embedded mode; with ``DATABASE_URL`` nothing is made up.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import Field, PlainValidator, ValidationError, field_validator, model_validator
+from pydantic import Field, PlainValidator, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from authz.issuers import ApiKey, Issuer, parse_api_keys, parse_issuers
@@ -25,6 +25,10 @@ SOCKET_FILE: Final = "postgres-socket"  # in the home: where the running cluster
 Role = Literal["cs_app", "cs_worker", "cs_sealer", "cs_audit_reader", "cs_eraser", "cs_owner"]
 _SCHEMES: Final = ("postgres", "postgresql")
 _PREFIX: Final = "COUNTERSIGN_"
+_OTEL: Final = "OTEL_"
+Exporter = Literal["otlp", "console"]
+Signal = Literal["traces", "metrics", "logs"]
+_Made = TypeVar("_Made")
 
 
 class SettingsError(Exception):
@@ -37,6 +41,131 @@ def _issuers(value: object) -> tuple[Issuer, ...]:
 
 def _api_keys(value: object) -> tuple[ApiKey, ...]:
     return parse_api_keys(value, datetime.now(UTC)) if isinstance(value, str) else tuple(value)  # type: ignore[arg-type]  # as above
+
+
+def _exporters(value: object) -> tuple[Exporter, ...] | None:
+    if value is None:
+        return None
+    names = [name.strip() for name in str(value).split(",") if name.strip()]
+    if any(name not in ("otlp", "console", "none") for name in names) or ("none" in names and len(names) > 1):
+        raise ValueError("should be otlp, console, both with a comma, or none")
+    return tuple(name for name in dict.fromkeys(names) if name != "none")  # type: ignore[misc]  # looked at above
+
+
+_Exporters = Annotated[tuple[Exporter, ...] | None, NoDecode, PlainValidator(_exporters)]
+
+
+class Telemetry(BaseSettings):
+    """The standard ``OTEL_*``: what is told, checked here, and where to, checked here and read again by the SDK's exporters."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_OTEL, frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    sdk_disabled: bool = False
+    service_name: str = "countersign"
+    traces_exporter: _Exporters = None  # None: otlp where an endpoint is named, else nothing
+    metrics_exporter: _Exporters = None
+    logs_exporter: _Exporters = None  # None: otlp where an endpoint of its own is named; the lines on stderr stay
+    exporter_otlp_endpoint: str | None = None
+    exporter_otlp_traces_endpoint: str | None = None
+    exporter_otlp_metrics_endpoint: str | None = None
+    exporter_otlp_logs_endpoint: str | None = None
+    exporter_otlp_protocol: str = "http/protobuf"
+    exporter_otlp_traces_protocol: str = "http/protobuf"
+    exporter_otlp_metrics_protocol: str = "http/protobuf"
+    exporter_otlp_logs_protocol: str = "http/protobuf"
+    exporter_otlp_headers: str | None = Field(default=None, repr=False)
+    exporter_otlp_timeout: float = Field(default=10, gt=0)
+    exporter_otlp_compression: Literal["none", "gzip", "deflate"] = "none"
+    exporter_otlp_certificate: Path | None = None
+    exporter_otlp_client_certificate: Path | None = None
+    exporter_otlp_client_key: Path | None = None
+    traces_sampler: Literal[
+        "always_on",
+        "always_off",
+        "traceidratio",
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "parentbased_traceidratio",
+    ] = "parentbased_always_on"
+    traces_sampler_arg: float = Field(default=1, ge=0, le=1)
+    bsp_max_queue_size: int = Field(default=2048, ge=1, le=65_536)
+    bsp_max_export_batch_size: int = Field(default=512, ge=1, le=65_536)
+    bsp_schedule_delay: int = Field(default=5000, ge=10)
+    blrp_max_queue_size: int = Field(default=2048, ge=1, le=65_536)
+    blrp_max_export_batch_size: int = Field(default=512, ge=1, le=65_536)
+    blrp_schedule_delay: int = Field(default=1000, ge=10)
+    metric_export_interval: int = Field(default=60_000, ge=100)
+    metric_export_timeout: int = Field(default=30_000, ge=100)
+    resource_attributes: str | None = None
+
+    @field_validator(
+        "exporter_otlp_endpoint",
+        "exporter_otlp_traces_endpoint",
+        "exporter_otlp_metrics_endpoint",
+        "exporter_otlp_logs_endpoint",
+    )
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parts = urlsplit(value)
+                usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            except ValueError:
+                usable = False
+            if not usable:
+                raise ValueError("should be the http(s) URL of a collector, such as http://127.0.0.1:4318")
+        return value
+
+    @field_validator(
+        "exporter_otlp_protocol",
+        "exporter_otlp_traces_protocol",
+        "exporter_otlp_metrics_protocol",
+        "exporter_otlp_logs_protocol",
+    )
+    @classmethod
+    def _protobuf(cls, value: str) -> str:
+        if value != "http/protobuf":
+            raise ValueError("should be http/protobuf, the one that is spoken here (a collector's port 4318)")
+        return value
+
+    @field_validator("exporter_otlp_certificate", "exporter_otlp_client_certificate", "exporter_otlp_client_key")
+    @classmethod
+    def _exists(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError(f"{value} does not exist")
+        return value
+
+    @property
+    def traces(self) -> tuple[Exporter, ...]:
+        """Where spans go; nowhere while all is off."""
+        return self._chosen(self.traces_exporter, self.exporter_otlp_traces_endpoint or self.exporter_otlp_endpoint)
+
+    @property
+    def metrics(self) -> tuple[Exporter, ...]:
+        return self._chosen(self.metrics_exporter, self.exporter_otlp_metrics_endpoint or self.exporter_otlp_endpoint)
+
+    @property
+    def logs(self) -> tuple[Exporter, ...]:
+        return self._chosen(self.logs_exporter, self.exporter_otlp_logs_endpoint)
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is told. If not, no SDK is loaded and no thread started."""
+        return bool(self.traces or self.metrics or self.logs)
+
+    def endpoint(self, signal: Signal) -> str:
+        """The URL that a signal goes to, as the exporters see it."""
+        own: str | None = getattr(self, f"exporter_otlp_{signal}_endpoint")
+        return own or f"{(self.exporter_otlp_endpoint or 'http://localhost:4318').removesuffix('/')}/v1/{signal}"
+
+    def _chosen(self, named: tuple[Exporter, ...] | None, endpoint: str | None) -> tuple[Exporter, ...]:
+        if self.sdk_disabled:
+            return ()
+        if named is not None:
+            return named
+        return ("otlp",) if endpoint else ()
 
 
 class Settings(BaseSettings):
@@ -75,9 +204,11 @@ class Settings(BaseSettings):
     allowed_origins: str = ""  # comma-separated exact Origin values of the front ends
     crash_at: str | None = None  # crash tests: the fault point where one process of this home is killed, once
     pool_size: int = Field(default=8, ge=1, le=64)
-    statement_cache: int = Field(default=1024, ge=0, le=10_000)  # 0 behind a transaction pooler
+    statement_cache: int = Field(default=256, ge=0, le=10_000)  # 0 behind a transaction pooler
     max_unanchored_seconds: int = Field(default=900, ge=60, le=3600)  # fail-closed limits: configurable, not removable
     max_intake_rows: int = Field(default=1_000_000, ge=1_000, le=10_000_000)
+    log: Literal["auto", "text", "json"] = "auto"  # lines on stderr: JSON in a pipe, text on a terminal
+    _telemetry: Telemetry = PrivateAttr(default_factory=Telemetry)
 
     @field_validator("database_url")
     @classmethod
@@ -119,6 +250,11 @@ class Settings(BaseSettings):
         return self
 
     # ---------- what follows from the rest ----------
+    @property
+    def telemetry(self) -> Telemetry:
+        """What the standard ``OTEL_*`` say."""
+        return self._telemetry
+
     @property
     def embedded(self) -> bool:
         """Whether this process uses a PostgreSQL of its own."""
@@ -219,16 +355,21 @@ class Settings(BaseSettings):
 
 
 def load(**overrides: Any) -> Settings:
-    """Read the environment. Raises ``SettingsError`` naming the first wrong variable."""
+    """Read the environment. Raises ``SettingsError`` naming each wrong variable."""
+    _checked(_OTEL, Telemetry)  # first, and by their own names; ``Settings`` reads them again
+    return _checked(_PREFIX, lambda: Settings(**overrides))
+
+
+def _checked(prefix: str, make: Callable[[], _Made]) -> _Made:
     try:
-        return Settings(**overrides)
+        return make()
     except ValidationError as error:
         raise SettingsError(
-            " ".join(_sentence(item) for item in error.errors(include_url=False, include_input=False))
+            " ".join(_sentence(item, prefix) for item in error.errors(include_url=False, include_input=False))
         ) from None
 
 
-def _sentence(item: Any) -> str:
+def _sentence(item: Any, prefix: str) -> str:
     message = str(item["msg"]).removeprefix("Value error, ")
     if not item["loc"]:
         return f"{message}."
@@ -238,7 +379,7 @@ def _sentence(item: Any) -> str:
         if first == "DATABASE_URL"
         else "DATABASE_URL"
         if first == "database_url"
-        else _PREFIX + first.upper().removeprefix(_PREFIX)
+        else prefix + first.upper().removeprefix(prefix)
     )
     inside = ".".join(str(part) for part in item["loc"][1:])
     if message.startswith(variable):
@@ -273,6 +414,12 @@ def printable_url(url: str) -> str:
     user = f"{parts.username}@" if parts.username else ""
     host = parts.hostname or dict(parse_qsl(parts.query)).get("host", "")
     return f"{parts.scheme}://{user}{host}{port}{parts.path}"
+
+
+def printable_endpoint(url: str) -> str:
+    """A collector's URL without what somebody may have hidden in it: user, password, query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
 
 def process_environment(*, path_first: Path | None = None) -> dict[str, str]:

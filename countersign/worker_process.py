@@ -25,6 +25,7 @@ import uvicorn
 
 import countersign
 from countersign.lifespan import lifespan
+from countersign.logs import to_stderr
 from countersign.settings import Settings, SettingsError, load
 
 WRONG_USE: Final = 2  # exit code of a child that cannot run like this, however often it is started
@@ -82,12 +83,13 @@ def main(assignment: str) -> None:
     """Entry of a child. Exit 0 after a clean stop, 2 when it must not be tried again, another code when it may."""
     told = json.loads(assignment)
     me = Assignment(**{**told, "plain": tuple(told["plain"]), "tls": tuple(told["tls"])})
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     threading.Thread(target=_watch_parent, args=(me.parent,), daemon=True).start()
     try:
+        settings = load()
         if me.kind == "work":
-            run_background(load())
+            run_background(settings)
         else:
+            to_stderr(settings.log)
             _run_servers(me)
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told by the exit code
         raise SystemExit(_judged(error)) from None
@@ -183,6 +185,7 @@ async def _serve(app: Any, servers: Sequence[tuple[_Server, list[socket.socket]]
 
 def run_background(settings: Settings) -> None:
     """Seal, deliver, keep time, until SIGTERM or SIGINT."""
+    to_stderr(settings.log)
     from app import run_background as background
 
     async def run(work: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any, Final
 
 import asyncpg
 
+from db.statements import connection_class
+from schema import telemetry
 from schema.errors import ConsoleError
 
 STATEMENT_TIMEOUT_MS: Final = 10_000
@@ -51,12 +54,15 @@ class Dsn:
             "lock_timeout": str(LOCK_TIMEOUT_MS),
             "idle_in_transaction_session_timeout": str(IDLE_TRANSACTION_MS),
             "jit": "off",
+            # Planned for its values, a list looks far more selective than it is (scope, row-level security) and reads the
+            # whole table instead of walking the index until the page is full; and every connection plans it five times.
+            "plan_cache_mode": "force_generic_plan",
         }
         if self.role:
             server["role"] = self.role
         if self.clock_offset_seconds:
             server["countersign.clock_offset"] = f"{self.clock_offset_seconds} seconds"
-        return {**self.arguments, "server_settings": server}
+        return {**self.arguments, "server_settings": server, **connection_class()}
 
 
 async def _no_reset(_: asyncpg.Connection[Any]) -> None:
@@ -81,14 +87,7 @@ def usable(conn: asyncpg.Connection[Any]) -> bool:
 @asynccontextmanager
 async def connection(pool: asyncpg.Pool[Any]) -> AsyncGenerator[asyncpg.Connection[Any], None]:
     """A connection within three seconds, else ``RATE_LIMITED``; a database that does not answer is ``DEPENDENCY_UNAVAILABLE``."""
-    try:
-        conn = await pool.acquire(timeout=ACQUIRE_SECONDS)
-    except TimeoutError as error:
-        raise ConsoleError("RATE_LIMITED", "All database connections are busy; try again.") from error
-    except asyncpg.TooManyConnectionsError as error:
-        raise ConsoleError("RATE_LIMITED", "The database has no connection left; try again.") from error
-    except (*_UNREACHABLE, asyncpg.InterfaceError) as error:
-        raise ConsoleError("DEPENDENCY_UNAVAILABLE", "The database does not answer; try again.") from error
+    conn = await _acquired(pool)
     try:
         yield conn
     except _UNREACHABLE as error:
@@ -101,3 +100,18 @@ async def connection(pool: asyncpg.Pool[Any]) -> AsyncGenerator[asyncpg.Connecti
         raise ConsoleError("DEPENDENCY_UNAVAILABLE", "The database went away; try again.") from error
     finally:
         await pool.release(conn)
+
+
+async def _acquired(pool: asyncpg.Pool[Any]) -> asyncpg.Connection[Any]:
+    began = time.perf_counter()
+    try:
+        conn = await pool.acquire(timeout=ACQUIRE_SECONDS)
+    except TimeoutError as error:
+        telemetry.measure(telemetry.POOL_WAIT, time.perf_counter() - began, {"error.type": "RATE_LIMITED"})
+        raise ConsoleError("RATE_LIMITED", "All database connections are busy; try again.") from error
+    except asyncpg.TooManyConnectionsError as error:
+        raise ConsoleError("RATE_LIMITED", "The database has no connection left; try again.") from error
+    except (*_UNREACHABLE, asyncpg.InterfaceError) as error:
+        raise ConsoleError("DEPENDENCY_UNAVAILABLE", "The database does not answer; try again.") from error
+    telemetry.measure(telemetry.POOL_WAIT, time.perf_counter() - began)
+    return conn

@@ -32,7 +32,7 @@ class Callers:
         self._authenticator = authenticator
         self._authorizer = authorizer
         self._clock = clock
-        self._bad = Buckets(bad_credential_rate)
+        self._bad = Buckets(bad_credential_rate, name="bad credentials")
 
     async def identify(self, headers: Mapping[str, str], ip: str) -> Identity:
         """Verify the credentials in ``headers`` (lower-case names). Raises ``AuthError``.

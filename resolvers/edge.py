@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _CREDENTIAL_HEADERS: Final = ("authorization", "x-api-key", "host", "content-type", "origin", "content-length")
 # What Amplify sends, nothing else (BR-2).
 _ALLOW_HEADERS: Final = b"content-type, authorization, x-api-key, x-amz-user-agent, x-amz-date, x-amz-security-token"
-_EXPOSE_HEADERS: Final = b"x-amzn-requestid, x-amzn-errortype, date, x-amz-date"
+_EXPOSE_HEADERS: Final = b"x-amzn-requestid, x-amzn-errortype, date, x-amz-date, traceresponse"
 _PROTECTION: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -76,7 +76,10 @@ def allowed_origin(origin: str, scope: Scope, host: str, front: Front) -> bool:
 
 
 class Edge:
-    """ASGI middleware around everything. Puts ``request_id`` into the scope's state."""
+    """ASGI middleware around everything.
+
+    Puts ``request_id`` into the scope's state and tells it in every answer; ``traceresponse`` too, where a handler put it there.
+    """
 
     def __init__(self, app: ASGIApp, front: Front) -> None:
         self._app = app
@@ -144,6 +147,8 @@ class Edge:
         present = {name.lower() for name, _ in headers}
         headers += [(name, value) for name, value in _PROTECTION if name not in present]
         headers.append((b"x-amzn-requestid", request_id.encode()))
+        if (trace := scope["state"].get("traceresponse")) is not None:
+            headers.append((b"traceresponse", trace.encode()))
         headers.append((b"vary", b"origin"))
         if scope["scheme"] == "https":
             headers.append(_HSTS)

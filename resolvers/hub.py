@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
@@ -25,7 +25,9 @@ from db.waiting import waited
 from resolvers.edge_errors import coded
 from resolvers.hub_rights import may_hear
 from resolvers.matching import Index
+from schema import telemetry
 from schema.errors import ConsoleError
+from schema.telemetry import Attributes
 
 if TYPE_CHECKING:
     from authz.caller import Caller
@@ -126,6 +128,7 @@ class Hub:
             try:
                 conn = await asyncpg.connect(**self._dsn.connect_kwargs())
             except (OSError, asyncpg.PostgresError):
+                telemetry.count(telemetry.LISTEN_LOST, labels={"countersign.listener": "events"})
                 await asyncio.sleep(_RECONNECT_SECONDS)
                 continue
             try:
@@ -133,6 +136,7 @@ class Hub:
                 await conn.add_listener(CHANNEL, lambda *_: self._wake.set())
                 self._wake.set()
                 await gone.wait()
+                telemetry.count(telemetry.LISTEN_LOST, labels={"countersign.listener": "events"})
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await asyncio.sleep(_RECONNECT_SECONDS)
             finally:
@@ -157,6 +161,13 @@ class Hub:
             rows = await conn.fetch(_NEXT, self._position, _BATCH)
         if not rows:
             return False
+        with telemetry.span("events tell", {"countersign.event.count": len(rows)}, kind="consumer") as told:
+            told.set("countersign.subscription.count", await self._round(rows))
+        self._position = rows[-1]["position"]
+        return len(rows) == _BATCH
+
+    async def _round(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Tell these rows; how many subscriptions heard of them."""
         snapshot = await self._parts.authorizer.current(rows[0]["version"])
         rendered: dict[tuple[Any, ...], str] = {}
         batches: dict[Subscription, Batch] = {}
@@ -166,8 +177,7 @@ class Hub:
                 await self._collect(event, snapshot, batches, rendered)
         if batches:
             await self._tell(list(batches.values()))
-        self._position = rows[-1]["position"]
-        return len(rows) == _BATCH
+        return len(batches)
 
     def _event(self, row: Mapping[str, Any]) -> Event | None:
         root = self._fields.get(row["topic"])
@@ -223,17 +233,28 @@ class Hub:
             await self._disclose(batches)
         except ConsoleError as error:
             for batch in batches:
+                _dropped(batch.subscription, error, len(batch.events))
                 self._fail(batch.subscription, error)
             return
         for _, told in groupby(_by_position(batches), key=lambda one: one[0].position):
             for event, text, subscription in told:
-                if subscription.live and not subscription.connection.deliver(subscription, event.cursor, text):
+                if not subscription.live:
+                    continue
+                if subscription.connection.deliver(subscription, event.cursor, text):
+                    telemetry.count(telemetry.EVENTS_DELIVERED, labels={"countersign.field": subscription.field})
+                else:
                     full = ConsoleError(
                         "LIMIT_EXCEEDED", "The subscription was too slow; read again from its cursor.", limit="queue"
                     )
+                    _dropped(subscription, full, 1)
                     self._fail(subscription, full)
             # The sockets' writers run here: a burst must not fill the queue of somebody who does read.
             await asyncio.sleep(0)
+
+
+def _dropped(subscription: Subscription, error: ConsoleError, events: int) -> None:
+    labels: Attributes = {"countersign.field": subscription.field, "error.type": error.code}
+    telemetry.count(telemetry.EVENTS_DROPPED, events, labels)
 
 
 def _by_position(batches: list[Batch]) -> list[tuple[Event, str, Subscription]]:

@@ -1,6 +1,6 @@
 """Token buckets and in-flight counts of one process (security-contract RT-1), bounded in memory.
 
-What must hold across processes (reveals, exports) is counted in rows instead; these protect the process itself.
+What must hold across processes (votes) is counted in rows instead (db/counters.py); these protect the process itself.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
 from typing import Final
 
+from schema import telemetry
 from schema.errors import ConsoleError
 
 _KEPT: Final = 20_000  # buckets; the longest unused one goes, and a bucket that long unused is full again
@@ -19,8 +20,12 @@ _KEPT: Final = 20_000  # buckets; the longest unused one goes, and a bucket that
 class Buckets:
     """One rate for many keys: ``rate`` tokens a second up to ``burst``."""
 
-    def __init__(self, rate: tuple[float, int], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, rate: tuple[float, int], clock: Callable[[], float] = time.monotonic, *, name: str = "other"
+    ) -> None:
+        """``name`` is what telemetry calls the limit."""
         self._per_second, self._burst = rate
+        self._name = name
         self._clock = clock
         self._levels: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
 
@@ -34,6 +39,7 @@ class Buckets:
             level -= count
         else:
             wait = int((count - level) / self._per_second * 1000) + 1
+            telemetry.count(telemetry.RATE_LIMITED, labels={"countersign.limit": self._name})
         self._levels[key] = (level, now)
         if len(self._levels) > _KEPT:
             self._levels.popitem(last=False)
@@ -49,14 +55,16 @@ class Buckets:
 class Counts:
     """How many of something each key has at this moment."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, name: str = "other") -> None:
         self._most = most
+        self._name = name
         self._now: dict[Hashable, int] = {}
 
     def enter(self, key: Hashable) -> bool:
         """Count one more; False (and nothing counted) when the key has its most."""
         count = self._now.get(key, 0)
         if count >= self._most:
+            telemetry.count(telemetry.RATE_LIMITED, labels={"countersign.limit": self._name})
             return False
         self._now[key] = count + 1
         return True

@@ -63,8 +63,8 @@ class RealTime:
         self.connections: dict[Connection, asyncio.Task[None]] = {}
         self.closing: dict[Connection, float] = {}
         self._strangers = 0
-        self._people = Counts(self._limits.connections_per_person)
-        self._messages = Buckets(self._limits.message_rate)
+        self._people = Counts(self._limits.connections_per_person, name="connections")
+        self._messages = Buckets(self._limits.message_rate, name="messages")
         self._watch = Watch(parts, self)
         self._ticker: asyncio.Task[None] | None = None
         self._ends: set[asyncio.Task[None]] = set()

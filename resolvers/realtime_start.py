@@ -19,6 +19,7 @@ from resolvers.matching import compile_match
 from resolvers.rates import Buckets, Counts
 from resolvers.realtime_connection import Connection, Session, Subscription, stream_error
 from resolvers.roots import RootField, root_fields
+from schema import telemetry
 from schema.errors import ConsoleError, NotAuthorizedError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class SubscriptionRefusedError(Exception):
     def __init__(self, errors: list[dict[str, Any]]) -> None:
         super().__init__("refused")
         self.errors = errors
+        self.error_type = str(errors[0].get("errorType")) if errors else "SubscriptionRefused"
 
 
 class Starter:
@@ -42,17 +44,17 @@ class Starter:
         self._parts = parts
         self._hub = hub
         self._records = records
-        self._starts = Buckets(parts.limits.query_rate)
-        self.counts = Counts(parts.limits.subscriptions_per_person)
+        self._starts = Buckets(parts.limits.query_rate, name="starts")
+        self.counts = Counts(parts.limits.subscriptions_per_person, name="subscriptions")
 
     async def open(
         self, connection: Connection, subscription_id: str, session: Session, body: bytes | Mapping[str, Any]
     ) -> Subscription:
         """Check everything and record the start durably. Raises ``SubscriptionRefusedError``; adds nothing to the hub yet."""
         try:
-            return await self._open(
-                connection, subscription_id, session, parse_body(body) if isinstance(body, bytes) else body_of(body)
-            )
+            with telemetry.span("subscription", kind="server"):
+                asked = parse_body(body) if isinstance(body, bytes) else body_of(body)
+                return await self._open(connection, subscription_id, session, asked)
         except RefusalError as error:
             raise SubscriptionRefusedError([stream_error("SubscriptionProcessingError", error.message)]) from error
         except DocumentSyntaxError as error:
@@ -98,10 +100,13 @@ class Starter:
         (root,) = roots
         self._starts.require(session.person)
         self._limit(connection, session)
+        telemetry.note("countersign.document.hash", operation.digest)
+        telemetry.note("countersign.field", root.name)
+        ids = telemetry.ids()
         caller, snapshot = await parts.callers.caller(session.identity, connection.ip)
         request = Request(
             id=str(uuid.uuid4()),
-            trace_id=None,
+            trace_id=None if ids is None else ids[0],
             caller=caller,
             snapshot=snapshot,
             operation_name=operation.name,

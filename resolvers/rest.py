@@ -23,21 +23,49 @@ if TYPE_CHECKING:
 Probe = Callable[[], Awaitable[str | None]]
 
 _FRESH_SECONDS: Final = 1.0  # readiness is asked by anyone; the parts are asked once a second at most
+_ASKED_SECONDS: Final = 2.0
 _REVISION: Final = "SELECT version_num FROM alembic_version"
+_UNNUMBERED: Final = """
+SELECT extract(epoch FROM console_now() - created_at) FROM event WHERE position IS NULL ORDER BY id LIMIT 1
+"""
 
 
 def database_probe(pool: asyncpg.Pool[Any], head: str) -> Probe:
     """The database answers and its migrations are at ``head``."""
 
+    async def judged(conn: asyncpg.Connection[Any]) -> str | None:
+        found = await conn.fetchval(_REVISION, timeout=_ASKED_SECONDS)
+        return None if found == head else f"The database is at migration {found}, this release needs {head}."
+
+    return _asked(pool, judged)
+
+
+def waiting_probe(
+    pool: asyncpg.Pool[Any], age: Callable[[asyncpg.Connection[Any]], Awaitable[float]], most: float, what: str
+) -> Probe:
+    """Nothing waits longer than ``most`` seconds; ``what`` waits for whom, as a sentence with the seconds in it."""
+
+    async def judged(conn: asyncpg.Connection[Any]) -> str | None:
+        waiting = await age(conn)
+        return None if waiting < most else what.format(f"{waiting:.0f} s")
+
+    return _asked(pool, judged)
+
+
+async def unnumbered_seconds(conn: asyncpg.Connection[Any]) -> float:
+    """Age of the oldest committed event that has no number yet: until then no subscriber hears of it."""
+    return float(await conn.fetchval(_UNNUMBERED, timeout=_ASKED_SECONDS) or 0)
+
+
+def _asked(pool: asyncpg.Pool[Any], judged: Callable[[asyncpg.Connection[Any]], Awaitable[str | None]]) -> Probe:
     async def probe() -> str | None:
         try:
             async with connection(pool) as conn:
-                found = await conn.fetchval(_REVISION, timeout=2)
+                return await judged(conn)
         except ConsoleError as error:
             return error.message
         except (asyncpg.PostgresError, TimeoutError) as error:
             return f"The database cannot be asked ({type(error).__name__})."
-        return None if found == head else f"The database is at migration {found}, this release needs {head}."
 
     return probe
 
@@ -56,7 +84,9 @@ class Readiness:
         _only_get(scope)
         async with self._asking:
             if self._clock() - self._asked_at >= _FRESH_SECONDS:
-                self._answer = {name: await probe() for name, probe in self._probes.items()}
+                # Side by side: a database that hangs is found out within one probe's patience (FC-1).
+                said = await asyncio.gather(*(probe() for probe in self._probes.values()))
+                self._answer = dict(zip(self._probes, said, strict=True))
                 self._asked_at = self._clock()
         ready = all(reason is None for reason in self._answer.values())
         body = {"ready": ready, "parts": {name: reason or "ok" for name, reason in self._answer.items()}}
