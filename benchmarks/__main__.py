@@ -67,6 +67,7 @@ async def _measured(options: argparse.Namespace, place: Path, facts: dict[str, A
             bench = Bench(made, servers, works(seed), log)
             bench.compare()
             await bench.count(9 if options.quick else 25)
+            await bench.first_requests()
             gc.collect()
             gc.disable()  # the load's own collections would show as somebody's p99
             for number in range(options.rounds):

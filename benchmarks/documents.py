@@ -59,6 +59,13 @@ class Work:
         """The few that every row must answer alike before anything is timed."""
         return self.asked[:_EQUAL]
 
+    def fresh(self, host: str, tokens: Mapping[str, str], number: int) -> list[bytes]:
+        """The same requests by documents that nobody has seen: each has a name of its own, from ``number`` on."""
+        return [
+            http(host, tokens[person], self.document.replace(self.name, f"{self.name}_{number + n}", 1), variables)
+            for n, (person, variables) in enumerate(self.asked)
+        ]
+
     def requests(self, host: str, tokens: Mapping[str, str]) -> list[bytes]:
         """Whole HTTP requests, ready to be written to a socket."""
         return [http(host, tokens[person], self.document, variables) for person, variables in self.asked]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from audit.keys import Keys, Signer
+from authz import approval_book
 from authz.dev_issuer import DevIssuer
 from benchmarks.seed import Seed
 from countersign.database import make_database
@@ -108,6 +109,7 @@ async def prepared(place: Path, cluster: Cluster, settings: Settings, seed: Seed
     flush = flush_ms(place)
     await make_database(settings)
     await migrate.upgrade(settings.dsn("cs_owner").connect_kwargs())
+    await approval_book.bring(settings.dsn("cs_owner").connect_kwargs())
     began = time.perf_counter()
     ground = Ground(place, cluster, settings, seed, flush, 0.0)
     await seed.write(cluster.connect_kwargs("cs_owner", DATABASE), ground.superuser)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +21,13 @@ from benchmarks.seed import tidy
 
 Key = tuple[str, str, int]  # document, row, connections
 ROWS: Final = ("product", "unaudited", "limit", "limit+audit", "strawberry")
+READS: Final = ("Q1", "Q2", "Q3")
 AUDIT_CONNECTIONS: Final = (1, 8)
 FULL: Final = 32
 _STATEMENT: Final = re.compile(r"LOG:  (?:execute|statement)")
 _WARM_REQUESTS: Final = 60
 _WARM_ASKED: Final = 3
+_COLD_ASKED: Final = 20
 
 
 class UnequalError(Exception):
@@ -52,6 +55,8 @@ class Measured:
     rounds: list[dict[Key, Stretch]] = field(default_factory=list)
     statements: dict[tuple[str, str], float] = field(default_factory=dict)
     invalid: dict[tuple[str, str], str] = field(default_factory=dict)
+    cold: dict[str, tuple[float, float]] = field(default_factory=dict)  # first request of a document and later ones, ms
+    disturbed: list[tuple[float, float]] = field(default_factory=list)  # p99 alone, and beside new documents, ms
     sealed: int = 0
     seal_seconds: float = 0.0
 
@@ -67,6 +72,7 @@ def stretches() -> list[Key]:
     """What every round goes through."""
     keys: list[Key] = [(name, row, FULL) for name in ("Q1", "Q2", "Q3", "M1") for row in ROWS]
     keys += [(ONE_ROW, "product", FULL), (ONE_ROW, "open", FULL), ("Q3", "open", FULL)]
+    keys += [(name, "compiled", FULL) for name in READS]
     keys += [
         (name, row, connections)
         for connections in AUDIT_CONNECTIONS
@@ -144,6 +150,27 @@ class Bench:
         finally:
             await conn.close()
 
+    async def first_requests(self) -> None:
+        """What the product takes for a document that it has never seen: parsed, validated, compiled and prepared."""
+        port, host = self._servers["product"].port, self._servers["product"].host
+        for name in READS:
+            fresh = self._works[name].fresh(host, self._tokens, 0)[:_COLD_ASKED]
+            cold = await load.times(port, fresh, len(fresh))
+            warm = await load.times(port, self._requests[name, "product"], _COLD_ASKED)
+            self.measured.cold[name] = cold.percentile_ms(0.5), warm.percentile_ms(0.5)
+
+    async def disturbance(self, number: int, seconds: float) -> None:
+        """Q1 once alone, and once while one more client sends nothing but new documents."""
+        server, work = self._servers["product"], self._works["Q1"]
+        alone = await load.run(server.port, self._requests["Q1", "product"], FULL, seconds)
+        # More than one client can send in that time, so that none is sent twice.
+        fresh = self._works["Q2"].fresh(server.host, self._tokens, 10_000 * (number + 1))
+        beside, _ = await asyncio.gather(
+            load.run(server.port, self._requests[work.name, "product"], FULL, seconds),
+            load.run(server.port, fresh, 1, seconds),
+        )
+        self.measured.disturbed.append((alone.percentile_ms(0.99), beside.percentile_ms(0.99)))
+
     # ---------- the rounds ----------
     async def round(self, number: int, seconds: float) -> None:
         """Every stretch once, beginning somewhere else each time; what has piled up is sealed and vacuumed afterwards."""
@@ -153,6 +180,7 @@ class Bench:
         for key in (*keys[begin:], *keys[:begin]):
             seen[key] = await self._stretch(key, seconds)
         self.measured.rounds.append({key: seen[key] for key in keys})
+        await self.disturbance(number, seconds)
         sealing = await Sealing.of(self._ground.settings)
         try:
             sealed, took = await sealing.drain()

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from benchmarks.documents import ONE_ROW
-from benchmarks.measuring import AUDIT_CONNECTIONS, FULL, ROWS, Key, Measured, Stretch, stretches
+from benchmarks.measuring import AUDIT_CONNECTIONS, FULL, READS, ROWS, Key, Measured, Stretch, stretches
 
 SHAPES: Final = ("Q1", "Q2", "Q3", "M1")
 INVALID: Final = "invalid"
@@ -80,6 +80,7 @@ def ratios(measured: Measured) -> list[Line]:
         title = f"req/s, product / unaudited, {connections} connection{'s' if connections > 1 else ''}"
         lines.append(line(title, at("product", connections), at("unaudited", connections), _rate))
     lines.append(line(f"p99, product / unaudited, {FULL} connections", at("product"), at("unaudited"), _p99))
+    lines.append(line("server CPU, without the bytes finish / product", at("compiled"), at("product"), _server, READS))
     rows = (ONE_ROW, "Q3")
     lines.append(line("server CPU, product / constant-true policy", at("product"), at("open"), _server, rows))
     lines.append(line("database CPU, product / constant-true policy", at("product"), at("open"), _database, rows))
@@ -112,6 +113,11 @@ def text(measured: Measured, facts: dict[str, Any]) -> str:
             f"{measured.statements[name, row]:.1f}",
         ]
         parts.append(_row(title, width, cells, 12))
+    for shape, (cold, warm) in measured.cold.items():
+        parts.append(f"{shape}: first request of a document {cold:.1f} ms, later ones {warm:.1f} ms")
+    if measured.disturbed:
+        alone, beside = (statistics.median(one[which] for one in measured.disturbed) for which in (0, 1))
+        parts.append(f"p99 of Q1, {FULL} connections: {alone:.1f} ms, beside a client of new documents {beside:.1f} ms")
     if measured.sealed:
         rate = measured.sealed / measured.seal_seconds
         parts += ["", f"Sealing, between the rounds: {measured.sealed} records, {rate:.0f} a second"]
@@ -140,6 +146,8 @@ def as_json(measured: Measured, facts: dict[str, Any]) -> dict[str, Any]:
             [{"document": key[0], "row": key[1], "connections": key[2], **asdict(one)} for key, one in seen.items()]
             for seen in measured.rounds
         ],
+        "firstRequests": {shape: {"coldMs": cold, "warmMs": warm} for shape, (cold, warm) in measured.cold.items()},
+        "disturbed": [{"aloneP99Ms": alone, "besideP99Ms": beside} for alone, beside in measured.disturbed],
         "sealing": {"records": measured.sealed, "seconds": measured.seal_seconds},
         "invalid": {f"{name} {row}": why for (name, row), why in measured.invalid.items()},
     }

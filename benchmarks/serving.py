@@ -10,6 +10,7 @@ import cProfile
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -96,6 +97,15 @@ def _open(settings: Settings) -> Any:
     return app.create_app(settings)
 
 
+def _compiled(settings: Settings) -> Any:
+    import app
+    from resolvers.read_plan import COMPILED
+    from resolvers.reader import Reader
+
+    vars(app)["Reader"] = partial(Reader, best_finish=COMPILED)
+    return app.create_app(settings)
+
+
 def _peer(settings: Settings) -> Any:
     from benchmarks.peer import Peer
 
@@ -111,6 +121,7 @@ def _limit(settings: Settings, *, audited: bool) -> Any:
 ROWS: Final[dict[str, Callable[[Settings], Any]]] = {
     "product": _product,
     "unaudited": _unaudited,
+    "compiled": _compiled,
     "open": _open,
     "limit": lambda settings: _limit(settings, audited=False),
     "limit+audit": lambda settings: _limit(settings, audited=True),

@@ -30,6 +30,7 @@ class Binding:
     cursors: dict[int, Cursor] = field(default_factory=dict)
     refs: Mapping[str, Any] = field(default_factory=dict)
     errors: dict[str, ConsoleError] = field(default_factory=dict)  # by response key of the root
+    hinted: dict[Any, Any] = field(default_factory=dict)  # by class of row, what hints have found (``hints.actions``)
 
     def refuse(self, root: str, error: ConsoleError) -> None:
         self.errors.setdefault(root, error)
@@ -39,36 +40,26 @@ Fetch = Callable[[Binding], Any]
 
 
 @dataclass(frozen=True)
-class _Param:
-    bound: BindParameter[Any]
+class _Fetched:
     fetch: Fetch
     root: str | None
     instead: Any
 
 
-class Params:
-    """The parameters of one plan."""
+class Bound:
+    """The values of one plan's parameters, by name. It outlives the compilation, so nothing of SQLAlchemy is in it."""
 
-    def __init__(self) -> None:
-        self._params: dict[str, _Param] = {}
+    __slots__ = ("_fetched",)
 
-    def shared(self, name: str, of: TypeEngine[Any], fetch: Fetch) -> BindParameter[Any]:
-        """A parameter that many places use: the caller, a grant's cities."""
-        if name not in self._params:
-            self._params[name] = _Param(bindparam(name, type_=of), fetch, None, None)
-        return self._params[name].bound
-
-    def own(self, of: TypeEngine[Any], fetch: Fetch, *, root: str | None, instead: Any = None) -> BindParameter[Any]:
-        """A parameter of one place. Where ``fetch`` refuses, the root fails and ``instead`` is bound."""
-        name = f"p{len(self._params)}"
-        self._params[name] = _Param(bindparam(name, type_=of), fetch, root, instead)
-        return self._params[name].bound
+    def __init__(self, fetched: Mapping[str, _Fetched]) -> None:
+        self._fetched = fetched
 
     def values(self, names: Sequence[str], binding: Binding) -> list[Any]:
         """The values in the order of the statement's placeholders."""
-        return [self._value(self._params[name], binding) for name in names]
+        return [self._value(self._fetched[name], binding) for name in names]
 
-    def _value(self, param: _Param, binding: Binding) -> Any:
+    @staticmethod
+    def _value(param: _Fetched, binding: Binding) -> Any:
         try:
             return param.fetch(binding)
         except ConsoleError as error:
@@ -76,6 +67,33 @@ class Params:
                 raise
             binding.refuse(param.root, error)
             return param.instead
+
+
+class Params:
+    """The parameters of a statement in the making. A ``fetch`` is kept: it must hold no column and no parameter."""
+
+    def __init__(self) -> None:
+        self._placed: dict[str, BindParameter[Any]] = {}
+        self._fetched: dict[str, _Fetched] = {}
+
+    def shared(self, name: str, of: TypeEngine[Any], fetch: Fetch) -> BindParameter[Any]:
+        """A parameter that many places use: the caller, a grant's cities."""
+        if name not in self._placed:
+            self._place(name, of, _Fetched(fetch, None, None))
+        return self._placed[name]
+
+    def own(self, of: TypeEngine[Any], fetch: Fetch, *, root: str | None, instead: Any = None) -> BindParameter[Any]:
+        """A parameter of one place. Where ``fetch`` refuses, the root fails and ``instead`` is bound."""
+        return self._place(f"p{len(self._placed)}", of, _Fetched(fetch, root, instead))
+
+    def _place(self, name: str, of: TypeEngine[Any], fetched: _Fetched) -> BindParameter[Any]:
+        self._fetched[name] = fetched
+        placed = self._placed[name] = bindparam(name, type_=of)
+        return placed
+
+    def bound(self) -> Bound:
+        """What is kept of them."""
+        return Bound(self._fetched)
 
 
 def caller_param(params: Params) -> BindParameter[Any]:

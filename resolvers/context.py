@@ -7,10 +7,13 @@ Immutable. A ``Request`` holds the policy snapshot it is judged by: whoever meet
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from db.clock import utc_now
+
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from authz.caller import Caller
     from authz.enforcer import Snapshot
 
@@ -39,5 +42,4 @@ class Request:
         return replace(self, caller=caller, snapshot=snapshot)
 
 
-def utc_now() -> datetime:
-    return datetime.now(UTC)
+__all__ = ["Request", "utc_now"]

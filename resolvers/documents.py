@@ -11,9 +11,9 @@ import hashlib
 import math
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from graphql import (
     DirectiveNode,
@@ -24,6 +24,7 @@ from graphql import (
     FragmentSpreadNode,
     GraphQLError,
     GraphQLObjectType,
+    GraphQLScalarType,
     GraphQLSchema,
     GraphQLSyntaxError,
     InlineFragmentNode,
@@ -40,9 +41,11 @@ from graphql import (
     parse,
     validate,
 )
-from graphql.execution.values import VariableValues, get_variable_values
+from graphql.execution.get_variable_signature import GraphQLVariableSignature
+from graphql.execution.values import VariableValues, VariableValueSource, get_variable_values
 from graphql.type import GraphQLNonNull
 
+from resolvers.edge_errors import again
 from resolvers.paging import DEFAULT_LIMIT
 from resolvers.validation_errors import located, validation_errors
 from schema.errors import ConsoleError
@@ -63,20 +66,31 @@ OPERATIONS: Final = 10
 VARIABLES: Final = 200
 LIST_INPUT: Final = 100
 VALUE_DEPTH: Final = 32
-HEAVY: Final = 50  # a verification counts as this many objects
-HEAVY_FIELDS: Final = frozenset({"verifyAudit"})
-CACHED_DOCUMENTS: Final = 1_000
-CACHED_TEXT_BYTES: Final = 8 * 1024 * 1024
+HEAVY: Final = 50  # a verification, or a preview that tries twelve steps, counts as this many objects
+HEAVY_FIELDS: Final = frozenset({"previewMacro", "verifyAudit"})
+CACHED_DOCUMENTS: Final = 500
+# A parsed document takes up to a hundred times its text, so this bounds the cache at some 50 MiB.
+CACHED_TEXT_BYTES: Final = 512 * 1024
 
 INTROSPECTION: Final = frozenset({"__schema", "__type"})
+
+T = TypeVar("T")
+_SIGNATURES: Final = "signatures"
+_KNOWN: Final = 16  # things to know about one operation: its signatures, its root fields by shape of the variables
+_INT: Final = 2**31
+_AS_GIVEN: Final[Mapping[str, type[Any]]] = {"ID": str, "String": str, "Int": int, "Boolean": bool}
 
 
 class DocumentSyntaxError(Exception):
     """The text is not GraphQL; the wire answers 400 with this message."""
 
+    error_type: Final = "DocumentSyntaxError"
+
 
 class InvalidDocumentError(Exception):
     """The document or its variables do not fit the schema; ``errors`` are AppSync's error objects."""
+
+    error_type: Final = "ValidationError"
 
     def __init__(self, errors: Sequence[Mapping[str, Any]]) -> None:
         super().__init__("invalid document")
@@ -119,6 +133,7 @@ class Operation:
     digest: str  # SHA-256 of the text: what plans and audit records know the document by
     kind: str  # query, mutation, subscription
     costs: tuple[_Cost, ...] = field(default=(), repr=False)
+    known: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)  # what was found out about it
 
     @property
     def name(self) -> str | None:
@@ -130,15 +145,49 @@ class Operation:
         if len(values) > VARIABLES:
             raise _exceeded("variables", VARIABLES)
         _check_values(values)
+        coerced = self._as_given(values) or self._coerced(schema, values)
+        cost = _cost(self.costs, coerced.coerced, {})
+        if cost > COST:
+            raise _exceeded("cost", COST, cost=cost)
+        return coerced
+
+    def _coerced(self, schema: GraphQLSchema, values: dict[str, Any]) -> VariableValues:
         coerced = get_variable_values(
             schema, self.definition.variable_definitions or (), values, max_errors=10, hide_suggestions=True
         )
         if isinstance(coerced, list):
             raise InvalidDocumentError([wrong_variable(error) for error in coerced])
-        cost = _cost(self.costs, coerced.coerced, {})
-        if cost > COST:
-            raise _exceeded("cost", COST, cost=cost)
+        if _SIGNATURES not in self.known:
+            self.known[_SIGNATURES] = {name: source.signature for name, source in coerced.sources.items()}
         return coerced
+
+    def _as_given(self, values: Mapping[str, Any]) -> VariableValues | None:
+        """The variables as they are, where each of them is there and is what coercion would leave alone."""
+        signatures: Mapping[str, GraphQLVariableSignature] | None = self.known.get(_SIGNATURES)
+        if signatures is None:
+            return None
+        sources: dict[str, VariableValueSource] = {}
+        coerced: dict[str, Any] = {}
+        for name, signature in signatures.items():
+            of = signature.type.of_type if isinstance(signature.type, GraphQLNonNull) else signature.type
+            value = values.get(name)
+            if type(value) is not _AS_GIVEN.get(of.name if isinstance(of, GraphQLScalarType) else "") or (
+                type(value) is int and not -_INT <= value < _INT
+            ):
+                return None
+            sources[name] = VariableValueSource(signature, value)
+            coerced[name] = value
+        return VariableValues(sources, coerced)
+
+    def remembered(self, key: Hashable, find: Callable[[], T]) -> T:
+        """What ``find`` says, asked once per key and for a few keys only. Goes with the document."""
+        if key in self.known:
+            found: T = self.known[key]
+            return found
+        made = find()
+        if len(self.known) < _KNOWN:
+            self.known[key] = made
+        return made
 
 
 def wrong_variable(error: GraphQLError) -> dict[str, Any]:
@@ -367,6 +416,7 @@ class _Entry:
     costs: Mapping[int, tuple[_Cost, ...]] = field(default_factory=dict)
     fragments: Mapping[str, FragmentDefinitionNode] = field(default_factory=dict)
     error: Exception | None = None
+    operations: dict[str | None, Operation] = field(default_factory=dict)
 
 
 class Documents:
@@ -380,8 +430,12 @@ class Documents:
         self._text_bytes = text_bytes
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._size = 0
+        self.hits = 0
         self.parsed = 0
         self.validated = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def operation(self, text: str, name: str | None = None) -> Operation:
         """The operation ``name`` of the document (or its only one).
@@ -397,9 +451,10 @@ class Documents:
             entry = self._read(text, len(raw))
             self._keep(digest, entry)
         else:
+            self.hits += 1
             self._entries.move_to_end(digest)
         if entry.error is not None:
-            raise entry.error.with_traceback(None)
+            raise again(entry.error)
         assert entry.document is not None  # noqa: S101 # one of the two is always set
         return self._choose(entry, entry.document, digest, name)
 
@@ -423,10 +478,13 @@ class Documents:
         except RecursionError:  # nesting beyond the parser's own stack: far beyond any limit of ours
             return _Entry(size, error=_exceeded("depth", DEPTH))
         except (ConsoleError, InvalidDocumentError) as error:
-            return _Entry(size, error=error)
+            return _Entry(size, error=again(error))
         return _Entry(size, document, costs, counting.fragments)
 
     def _choose(self, entry: _Entry, document: DocumentNode, digest: str, name: str | None) -> Operation:
+        known = entry.operations.get(name)
+        if known is not None:
+            return known
         operations = [d for d in document.definitions if isinstance(d, OperationDefinitionNode)]
         if name is not None:
             operations = [d for d in operations if d.name and d.name.value == name]
@@ -440,7 +498,7 @@ class Documents:
                 text = "The document contains no operation."
             raise InvalidDocumentError([{"path": None, "locations": None, "message": text}])
         definition = operations[0]
-        return Operation(
+        made = entry.operations[name] = Operation(
             document,
             definition,
             entry.fragments,
@@ -448,6 +506,7 @@ class Documents:
             definition.operation.value,
             tuple(entry.costs[id(definition)]),
         )
+        return made
 
     def _keep(self, digest: str, entry: _Entry) -> None:
         self._entries[digest] = entry

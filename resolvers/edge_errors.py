@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 
 from schema.errors import ConsoleError, NotAuthorizedError, described
 
 logger = logging.getLogger("countersign.wire")
+
+E = TypeVar("E", bound=BaseException)
 
 JSON_TYPE: Final = b"application/json;charset=UTF-8"
 GRAPHQL_TYPE: Final = b"application/graphql-response+json;charset=UTF-8"
@@ -51,6 +53,13 @@ def field_error(
         "locations": source_locations(locations),
         "message": error.message,
     }
+
+
+def again(error: E) -> E:
+    """The same refusal as a new exception: one that is kept gathers the frames of everybody it is raised for."""
+    made = type(error).__new__(type(error), *error.args)
+    made.__dict__.update(error.__dict__)
+    return made
 
 
 def source_locations(locations: Sequence[tuple[int, int]] | None) -> list[dict[str, Any]] | None:

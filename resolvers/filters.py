@@ -113,9 +113,10 @@ class Filters:
 
     def bind(self, of: TypeEngine[Any], path: Path, convert: Callable[[Any], Any]) -> ColumnElement[Any]:
         """The value at ``path`` of the site's arguments as a parameter."""
+        site = self._site  # a kept ``fetch`` holds a number, not these filters with all their columns
 
         def fetch(binding: Binding) -> Any:
-            return convert(dig(binding.arguments[self._site], path))
+            return convert(dig(binding.arguments[site], path))
 
         return self._params.own(of, fetch, root=self._root)
 

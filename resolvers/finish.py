@@ -1,17 +1,19 @@
-"""The completed finish: the planner's rows, as nested dictionaries, through graphql-core's execution.
+"""Both finishes of a plan's rows. Neither reads a database, and both are of the same statement.
 
-Rows are keyed by label (the response key), documents made in Python by field name. Denied fields, computed fields and
-``nextToken`` are answered here; nothing here reads a database. Errors are rendered in AppSync's shape, and what is not a
+*Compiled*: what the database wrote is the answer, or the plan's completers bring it into its form. *Completed*: everything
+that has an error, and introspection, goes through graphql-core's execution as nested dictionaries, keyed by label (the
+response key), documents made in Python by field name. Errors are rendered in AppSync's shape, and what is not a
 ``ConsoleError`` leaves as ``INTERNAL``.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
 from graphql import (
     DocumentNode,
     FieldNode,
@@ -29,68 +31,30 @@ from graphql.execution.values import VariableValues
 from resolvers import computed
 from resolvers import source_fields as spec
 from resolvers.binding import Binding
-from resolvers.edge_errors import coded, field_error
-from resolvers.labels import KEY, NEED, ROW, label
-from resolvers.paging import page_limit
-from resolvers.read_plan import Plan, Site
+from resolvers.edge_errors import again, coded, field_error
+from resolvers.labels import NEED, ROW, label
+from resolvers.leaves import MARKED, restored
+from resolvers.read_plan import BYTES, COMPILED, COMPLETED, LAST, Complete, DeviationError, Root, place_of
+from resolvers.run import Document, Page, Run, document
 from resolvers.sources import SOURCES
-from resolvers.tokens import Cursor, Place, Tokens
 from schema.errors import ConsoleError, NotAuthorizedError
 
 if TYPE_CHECKING:
     from resolvers.documents import Operation
     from schema.console import Console
 
+Finished = tuple[dict[str, Any] | None, list[dict[str, Any]]]  # data and errors
 _NULL: Final = re.compile(r"Cannot return null for non-nullable field (\w+)\.(\w+)\.")
 
 
-class Document(dict[str, Any]):
-    """An object keyed by GraphQL field names, made in Python."""
-
-
-@dataclass(frozen=True)
-class Page:
-    """A page of rows, one more than asked for when there is another page."""
-
-    rows: list[dict[str, Any]]
-    limit: int
-    place: Place
-    parent: str | None
-    inner: Mapping[str, str]  # response key of a second ``items`` -> the column with its row
-
-    @property
-    def shown(self) -> list[dict[str, Any]]:
-        return self.rows[: self.limit]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One execution: what the resolver asks beside the row."""
-
-    plan: Plan
-    binding: Binding
-    tokens: Tokens
-    digests: Mapping[int, str]
-    request_id: str = "-"
-
-    def place(self, site: Site) -> Place:
-        return Place(self.binding.caller.id, site.place, self.digests.get(site.index, ""))
-
-
-def document(value: Any) -> Any:
-    """Objects made in Python, lists of them too, marked as such."""
-    if isinstance(value, dict):
-        return Document(value)
-    if isinstance(value, list | tuple):
-        return [document(item) for item in value]
-    return value
-
-
 class Finisher:
-    """Completes the rows of one schema. Its tables are made once per process."""
+    """Finishes the rows of one schema. Its tables are made once per process."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, best: str = BYTES) -> None:
+        """``best``: the best finish to use. Tests compare them with each other, a benchmark measures what they are worth."""
         self._core: GraphQLSchema = console.core
+        self._best = best
+        self.finishes: Counter[str] = Counter()  # how many operations ended how: bytes, compiled:why, completed:why
         self._handlers: dict[tuple[str, str], Callable[[Run, Any, str], Any]] = {}
         self._connections = {
             (of.name, name)
@@ -111,7 +75,90 @@ class Finisher:
             elif isinstance(found, spec.Computed):
                 self._handlers[type_name, name] = _computed(computed.COMPUTED[type_name, name])
 
-    def complete(
+    # ---------- compiled ----------
+    def query(self, run: Run, operation: Operation, variables: VariableValues, raw: Mapping[str, Any]) -> Finished:
+        """Data and errors of a query. ``raw`` is by label: a root's column, a function's value, or the error of a root.
+
+        Values of the data may be ``orjson.Fragment``: JSON that nobody has looked into.
+        """
+        plan = run.plan
+        reason = plan.reason
+        if COMPLETED not in (plan.finish, self._best):
+            try:
+                data = {
+                    key: root if isinstance(root, str) else self._root(run, root, raw[label(key)])
+                    for key, root in plan.layout
+                }
+            except Exception as error:  # noqa: BLE001 - graphql-core meets it again, and tells it at its place
+                reason = str(error) if isinstance(error, DeviationError) else "error"
+            else:
+                self._count(plan.finish, reason)
+                return data, []
+        self._count(COMPLETED, reason)
+        values = {label(root.key): _completable(root, raw[label(root.key)]) for root in plan.roots if root.is_read}
+        return self._complete(run, operation, variables, values)
+
+    def payload(
+        self,
+        run: Run,
+        operation: Operation,
+        variables: VariableValues,
+        texts: Mapping[str, str | None],
+        plain: Mapping[str, Any],
+        nodes: Sequence[FieldNode],
+    ) -> Finished:
+        """Data and errors of one mutation: ``texts`` is the statement's JSON, ``plain`` what the command said, both by label."""
+        plan = run.plan
+        (root,) = plan.roots
+        refused = run.binding.errors.get(root.key)
+        reason = plan.reason if refused is None else "refused"
+        if COMPLETED not in (plan.finish, self._best) and refused is None:
+            try:
+                value = {**{name: _parsed(text) for name, text in texts.items()}, **plain}
+                data = {root.key: value if root.complete is None else root.complete(run, value)}
+            except Exception as error:  # noqa: BLE001 - as above
+                reason = str(error) if isinstance(error, DeviationError) else "error"
+            else:
+                self._count(COMPILED, reason)
+                return data, []
+        self._count(COMPLETED, reason)
+        said = {name: document(value) for name, value in plain.items()}
+        shown = {name: text if text is None else restored(orjson.loads(text)) for name, text in texts.items()}
+        return self._complete(run, operation, variables, {label(root.key): refused or {**shown, **said}}, only=nodes)
+
+    def _count(self, finish: str, reason: str | None) -> None:
+        self.finishes[finish if reason is None else f"{finish}:{reason}"] += 1
+
+    def _root(self, run: Run, root: Root, value: Any) -> Any:
+        if isinstance(value, Exception):
+            raise DeviationError("refused")
+        if root.shape == "function":
+            return value if root.complete is None else root.complete(run, value)
+        if value is None:
+            if root.required:
+                raise DeviationError("null")
+            return None
+        if root.shape != "page":
+            return self._json(run, root.complete, value[0])
+        made: dict[str, Any] = {}
+        for key, name, place, complete in root.entries:
+            if name == "items":
+                made[key] = self._json(run, complete, value[place])
+            elif name == "nextToken":
+                made[key] = _page(root, value).token(run)
+            else:
+                made[key] = name
+        return made
+
+    def _json(self, run: Run, complete: Complete | None, text: str) -> Any:
+        if complete is not None:
+            return complete(run, _parsed(text))
+        if MARKED in text:
+            raise DeviationError("marked")
+        return orjson.Fragment(text) if self._best == BYTES else orjson.loads(text)
+
+    # ---------- completed ----------
+    def _complete(
         self,
         run: Run,
         operation: Operation,
@@ -119,7 +166,7 @@ class Finisher:
         values: Mapping[str, Any],
         *,
         only: Sequence[FieldNode] | None = None,
-    ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    ) -> Finished:
         """Data and errors. ``values`` are the roots' rows, or the error of a root; ``only`` answers a single root field."""
         definition = operation.definition
         if only is not None:
@@ -145,7 +192,7 @@ class Finisher:
             return document(source.get(name))
         key = str(info.path.key)
         if isinstance(source, Page):
-            return self._of_page(run, source, name, key)
+            return source.items(key) if name == "items" else source.token(run)
         handler = self._handlers.get((parent, name))
         if handler is not None:
             return handler(run, source, label(key))
@@ -153,33 +200,36 @@ class Finisher:
         if isinstance(value, Exception):
             raise value
         if (parent, name) in self._connections and isinstance(value, list):
-            return self._page(run, source, value, info)
+            return run.page(run.plan.by_place[place_of(info.field_nodes[0])], value, source.get(ROW))
         return value
 
-    def _page(
-        self, run: Run, source: Mapping[str, Any], rows: list[dict[str, Any]], info: GraphQLResolveInfo[Run]
-    ) -> Page:
-        site = run.plan.by_node[id(info.field_nodes[0])]
-        parent = source.get(ROW)
-        cursor = run.binding.cursors.get(site.index)
-        # The statement cannot know which parent a token is for; a page after another parent's cursor is thrown away.
-        if cursor is not None and cursor.parent != parent:
-            raise ConsoleError("INVALID_NEXT_TOKEN")
-        return Page(
-            rows,
-            page_limit(run.binding.arguments[site.index]),
-            run.place(site),
-            parent,
-            run.plan.inner.get(site.index, {}),
-        )
 
-    def _of_page(self, run: Run, page: Page, name: str, key: str) -> Any:
-        if name == "items":
-            column = page.inner.get(key)
-            return page.shown if column is None else [row[column] for row in page.shown]
-        if len(page.rows) <= page.limit:
-            return None
-        return run.tokens.seal(Cursor(tuple(page.rows[page.limit - 1][KEY]), page.parent), page.place)
+def _parsed(text: str | None) -> Any:
+    if text is None:
+        return None
+    if MARKED in text:
+        raise DeviationError("marked")
+    return orjson.loads(text)
+
+
+def _page(root: Root, value: Sequence[Any], lists: Mapping[str, list[dict[str, Any]]] | None = None) -> Page:
+    last = None if value[LAST] is None else orjson.loads(value[LAST])[0]
+    return Page([], root.site, last, lists=lists or {})
+
+
+def _completable(root: Root, value: Any) -> Any:
+    """A root's column as graphql-core's resolver takes it."""
+    if isinstance(value, Exception):
+        return again(value)  # it may be the plan's
+    if value is None or root.shape == "function":
+        return value
+    if root.shape != "page":
+        return restored(orjson.loads(value[0]))
+    return _page(
+        root,
+        value,
+        {key: restored(orjson.loads(value[place])) for key, name, place, _ in root.entries if name == "items"},
+    )
 
 
 def _computed(compute: Callable[[Binding, Any], Any]) -> Callable[[Run, Any, str], Any]:
@@ -192,8 +242,8 @@ def _actors(found: spec.Actor | spec.Actors) -> Callable[[Run, Any, str], Any]:
     kind = f"{NEED}{found.kind}" if found.kind else None
 
     def one(run: Run, row: Any, name: str) -> Any:
-        if row[name] is None:
-            return None
+        if row[name] is None or isinstance(row[name], dict):  # told by the statement already
+            return row[name]
         return Document(computed.actor(run.binding.snapshot, row[name], row[kind] if kind else None))
 
     return one

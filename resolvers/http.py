@@ -8,7 +8,6 @@ in the pipeline, one root field after the other. Whatever was refused once somet
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -19,14 +18,19 @@ from graphql import is_non_null_type
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from authz.identity import AuthError, Identity, renewed
+from db import counters
+from db.pool import connection
 from resolvers.context import Request
 from resolvers.documents import INTROSPECTION, DocumentSyntaxError, InvalidDocumentError, Operation
 from resolvers.edge import Body, ClientGoneError, client_address, graphql_body, headers_of, respond
 from resolvers.edge_errors import GRAPHQL_TYPE, JSON_TYPE, RefusalError, coded, field_error, malformed
 from resolvers.http_reads import read, record_refusal
+from resolvers.macro_preview import TRIED
 from resolvers.rates import Buckets, Counts
 from resolvers.registry import COMMANDS
 from resolvers.roots import RootField, root_fields
+from resolvers.telling import Telling
+from schema import telemetry
 from schema.errors import ConsoleError, NotAuthorizedError
 
 if TYPE_CHECKING:
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
     from resolvers.parts import Parts
     from services.command import Result
 
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_VOTES: Final = "votes"  # of the rate, in its table and for telemetry
 _GRAPHQL_RESPONSE: Final = "application/graphql-response+json"
 
 
@@ -81,10 +85,9 @@ class GraphQL:
         limits = parts.limits
         self._parts = parts
         self._page = page
-        self._queries = Buckets(limits.query_rate)
-        self._mutations = Buckets(limits.mutation_rate)
-        self._votes = Buckets(limits.vote_rate)
-        self._at_once = Counts(limits.operations_at_once)
+        self._queries = Buckets(limits.query_rate, name="queries")
+        self._mutations = Buckets(limits.mutation_rate, name="mutations")
+        self._at_once = Counts(limits.operations_at_once, name="operations at once")
         self._running: set[asyncio.Task[Answer]] = set()
 
     async def stop(self) -> None:
@@ -97,6 +100,14 @@ class GraphQL:
         if scope["method"] == "GET" and self._page is not None and "text/html" in headers.get("accept", ""):
             await self._page(scope, receive, send)
             return
+        with Telling(headers.get("traceparent")) as telling:
+            # Before anything is refused: the way back from an error to its trace.
+            scope["state"]["traceresponse"] = telling.traceparent
+            await self._answer(scope, receive, send, headers, telling)
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str], telling: Telling
+    ) -> None:
         accepts = _Accepts.of(headers.get("accept", ""))
         try:
             body = await graphql_body(scope, receive, headers, self._parts.limits)
@@ -105,11 +116,12 @@ class GraphQL:
         request_id: str = scope["state"]["request_id"]
         ip = client_address(scope)
         try:
-            identity = await self._parts.callers.identify(headers, ip)
+            with telemetry.span("authenticate"):
+                identity = await self._parts.callers.identify(headers, ip)
         except AuthError as error:
             raise _unauthorized(error) from error
         # A task of its own: once begun, an operation is not cancelled because the client hung up (AU-4).
-        operation = asyncio.create_task(self._operate(identity, body, headers, ip, request_id))
+        operation = asyncio.create_task(self._operate(identity, body, headers, ip, request_id, telling))
         self._running.add(operation)
         operation.add_done_callback(self._running.discard)
         try:
@@ -131,23 +143,33 @@ class GraphQL:
                 max=self._parts.limits.response_bytes,
             )
             content = Answer(errors=[field_error(too_large, None)], receipts=answer.receipts).body(without_data=False)
+        telling.answered(400 if invalid else 200, answer.errors)
         await respond(send, 400 if invalid else 200, content, accepts.content_type)
 
     async def _operate(
-        self, identity: Identity, body: Body, headers: dict[str, str], ip: str, request_id: str
+        self,
+        identity: Identity,
+        body: Body,
+        headers: dict[str, str],
+        ip: str,
+        request_id: str,
+        telling: Telling,
     ) -> Answer:
         """Everything after the token. Raises only what still refuses the whole request by status."""
         parts = self._parts
         try:
             async with asyncio.timeout(parts.limits.operation_seconds):
                 caller, snapshot = await parts.callers.caller(identity, ip)
-                operation = parts.documents.operation(body.query, body.operation_name)
-                variables = operation.bind(parts.console.core, body.variables)
-                roots = root_fields(parts.console.core, operation, variables)
-                traced = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+                with telemetry.span("document") as told:
+                    known = parts.documents.hits
+                    operation = parts.documents.operation(body.query, body.operation_name)
+                    told.set("countersign.cached", parts.documents.hits > known)
+                    variables = operation.bind(parts.console.core, body.variables)
+                    roots = root_fields(parts.console.core, operation, variables)
+                telling.asked(operation, roots, request_id)
                 request = Request(
                     id=request_id,
-                    trace_id=traced.group(1) if traced else None,
+                    trace_id=telling.trace_id,
                     caller=caller,
                     snapshot=snapshot,
                     operation_name=operation.name,
@@ -158,7 +180,7 @@ class GraphQL:
                     received_at=parts.clock(),
                 )
                 with self._at_once.inside(caller.id):
-                    self._rate(caller.id, operation, roots)
+                    await self._rate(caller.id, operation, roots)
                     return await self._run(request, identity, operation, variables, roots)
         except (DocumentSyntaxError, AuthError):
             raise
@@ -169,14 +191,25 @@ class GraphQL:
         except Exception as error:  # noqa: BLE001 - the one place where an operation's error becomes its answer
             return _refused(coded(error, request_id))
 
-    def _rate(self, person: str, operation: Operation, roots: Sequence[RootField]) -> None:
+    async def _rate(self, person: str, operation: Operation, roots: Sequence[RootField]) -> None:
         if operation.kind == "query":
             self._queries.require(person)
+            tried = sum(root.name in TRIED for root in roots)
+            if tried:
+                self._mutations.require(person, tried)
         elif operation.kind == "mutation":
             self._mutations.require(person, len(roots))
             votes = sum(root.name == "voteOnApproval" for root in roots)
             if votes:
-                self._votes.require(person, votes)
+                await self._take_votes(person, votes)
+
+    async def _take_votes(self, person: str, votes: int) -> None:
+        """Counted for all processes together: who votes fast does not get as many tries as there are workers."""
+        async with connection(self._parts.app_pool) as conn:
+            wait = await counters.take(conn, _VOTES, person, votes, rate=self._parts.limits.vote_rate)
+        if wait is not None:
+            telemetry.count(telemetry.RATE_LIMITED, labels={"countersign.limit": _VOTES})
+            raise ConsoleError("RATE_LIMITED", retryAfterMs=wait)
 
     async def _run(
         self,
@@ -201,7 +234,7 @@ class GraphQL:
                 ]
             )
         answer, receipts = await read(parts, request, identity, operation, variables)
-        return Answer(answer.data, answer.errors, receipts)
+        return Answer(answer.content, answer.errors, receipts)
 
     def _open(self, request: Request, root: RootField) -> bool:
         """What is closed whatever the policy rows say: fields beyond an API key's list (TK-9), and the schema itself (BR-4)."""
@@ -265,7 +298,7 @@ class GraphQL:
             # Assigned, not added: an attempt that the database aborts is run again, and this with it.
             errors[:] = payload.errors
             receipt.update(id=extra["receipt"]["id"], hash=extra["receipt"]["hash"])
-            return (payload.data or {}).get(root.key)
+            return (payload.content or {}).get(root.key)
 
         value = await self._parts.pipeline.run(request, root.name, root.arguments, answer, accept)
         return value, errors, receipt

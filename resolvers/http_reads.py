@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from resolvers.reader import RootRead, StaleSnapshotError
-from resolvers.records import wire_record
+from audit.record import PERSON_TYPES
+from resolvers.reader import StaleSnapshotError
+from resolvers.records import shown, wire_record
 from schema.errors import ConsoleError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from resolvers.documents import Operation
     from resolvers.parts import Parts
     from resolvers.reader import Answer
+    from resolvers.root_reads import RootRead
     from resolvers.roots import RootField
 
 # Each repetition needs another change of grants between two statements; a fourth one in a row is not a query's day.
@@ -72,6 +74,8 @@ async def record_refusal(
 
 
 def _record(request: Request, root: RootRead, parts: Parts) -> dict[str, Any]:
+    if root.error is None and root.sought is None and root.object_type not in PERSON_TYPES:
+        return shown(request, parts.clock(), root)
     # No object and none within reach are one answer; for the auditor both are an attempt, as in a mutation.
     code = root.error.code if root.error else "NOT_FOUND" if root.sought is not None else None
     denied = code in _DENIALS

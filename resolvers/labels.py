@@ -10,6 +10,7 @@ KEY: Final = "$key"  # its sort key
 NEED: Final = "$c_"  # a column that a computed field needs
 ALIVE: Final = "$v"  # of a statement that only compares the authorization version
 INNER: Final = "$i"  # the row once more, for a second alias of ``items``
+NUMBER: Final = "$n"  # the row's number on its page
 
 _IDENTIFIER_BYTES: Final = 63  # PostgreSQL cuts longer identifiers off, without a word
 

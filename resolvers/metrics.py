@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Float, FromClause, Integer, Text, case, func, literal_column, or_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Float,
+    FromClause,
+    Integer,
+    Text,
+    case,
+    column,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 
-from db import tables
 from resolvers.scoping import Scoping
 from resolvers.source_fields import Expression, FieldSpec, Source, snake
 
@@ -38,24 +50,14 @@ def approval_metrics(
 
 
 def _pairs(start: ColumnElement[Any], end: ColumnElement[Any]) -> FromClause:
-    """Who decided whose requests between two instants: counts, share of the requester's votes, median seconds to the vote."""
-    request, vote = tables.approval_request.alias(), tables.approval_vote.alias()
-    seconds = func.date_part(literal_column("'epoch'"), vote.c.at - request.c.created_at, type_=Float)
-    votes = func.count(literal_column("*"))
-    found = (
-        select(
-            request.c.requester_id.label("requester_id"),
-            vote.c.voter_id.label("approver_id"),
-            votes.filter(vote.c.vote == literal_column("'APPROVE'", Text)).label("approved"),
-            votes.filter(vote.c.vote == literal_column("'REJECT'", Text)).label("rejected"),
-            (votes * literal_column("1.0") / func.sum(votes).over(partition_by=request.c.requester_id))
-            .cast(Float)
-            .label("share"),
-            func.percentile_cont(literal_column("0.5")).within_group(seconds).cast(Integer).label("median_seconds"),
-            votes.label("votes"),
-        )
-        .select_from(request.join(vote, vote.c.request_id == request.c.id))
-        .where(vote.c.withdrawn_at.is_(None), vote.c.counts, request.c.created_at >= start, request.c.created_at < end)
-        .group_by(request.c.requester_id, vote.c.voter_id)
+    """Who decided whose requests between two instants, by the function that the alert about a pair asks too (DC-8)."""
+    return func.approval_pairs(start, end).table_valued(
+        column("requester_id", Text),
+        column("approver_id", Text),
+        column("approved", BigInteger),
+        column("rejected", BigInteger),
+        column("share", Float),
+        column("median_seconds", Integer),
+        column("votes", BigInteger),
+        name="found",
     )
-    return found.subquery()

@@ -15,6 +15,7 @@ from authz.caller import Caller
 from authz.enforcer import Snapshot
 
 CAPACITY: Final = 1_000
+CAPACITY_BYTES: Final = 12 * 1024 * 1024
 T = TypeVar("T")
 
 
@@ -38,11 +39,16 @@ def rights(caller: Caller, snapshot: Snapshot) -> Hashable:
 
 
 class PlanCache(Generic[T]):
-    """A bounded LRU that counts. Two requests that meet a missing plan may both build it."""
+    """An LRU, bounded by number and by size, that counts. Two requests that meet a missing plan may both build it."""
 
-    def __init__(self, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self, capacity: int = CAPACITY, *, size: int = CAPACITY_BYTES, weigh: Callable[[T], int] = lambda _: 0
+    ) -> None:
         self._capacity = capacity
+        self._capacity_bytes = size
+        self._weigh = weigh
         self._plans: OrderedDict[Hashable, T] = OrderedDict()
+        self.size = 0
         self.hits = 0
         self.misses = 0
 
@@ -58,6 +64,8 @@ class PlanCache(Generic[T]):
             return found
         self.misses += 1
         made = self._plans[key] = build()
-        if len(self._plans) > self._capacity:
-            self._plans.popitem(last=False)
+        self.size += self._weigh(made)
+        while len(self._plans) > self._capacity or (self.size > self._capacity_bytes and len(self._plans) > 1):
+            _, old = self._plans.popitem(last=False)
+            self.size -= self._weigh(old)
         return made

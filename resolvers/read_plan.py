@@ -6,21 +6,38 @@ is kept and shared (``plan_cache``). Nobody changes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from graphql import FieldNode, GraphQLField
+from graphql import FieldNode
 from sqlalchemy import Select
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
-from resolvers.binding import Params
+from audit.record import Encoded
+from resolvers.arguments import Arguments
+from resolvers.binding import Bound
 from schema.errors import ConsoleError
 
 if TYPE_CHECKING:
-    from resolvers.documents import Operation
+    from resolvers.run import Run
 
+# From a value of the row to the value of the answer. Raises ``DeviationError``.
+Complete = Callable[["Run", Any], Any]
+
+IDS: Final = 0  # places in the column of a root page: ids, the last row's sort key, then its rows
+LAST: Final = 1
+FIRST_ITEMS: Final = 2
+BYTES: Final = "bytes"
+COMPILED: Final = "compiled"
+COMPLETED: Final = "completed"
+_PLAN_BYTES: Final = 6_144  # roots, sites and closures
 _DIALECT: Final = dialect()  # type: ignore[no-untyped-call] # as SQLAlchemy has it
+
+
+class DeviationError(Exception):
+    """The compiled finish cannot say what GraphQL says of this value; graphql-core completes the rows instead."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +62,31 @@ class Site:
     index: int
     place: str  # Query.listCases, Case.reports
     root: str  # response key of its root
-    definition: GraphQLField
-    node: FieldNode
+    arguments: Arguments
     pages: bool
+
+
+class Told:
+    """What a root reads, as its records say it."""
+
+    __slots__ = ("encoded", "fields", "masked", "pii")
+
+    def __init__(self, fields: Iterable[str], masked: Iterable[str], pii: Mapping[str, str]) -> None:
+        self.fields: Final = tuple(sorted(fields))
+        self.masked: Final = tuple(sorted(masked))
+        self.pii: Final = dict(pii)
+        self.encoded: Final = Encoded("fields", {"read": self.fields, "masked": self.masked, "pii": self.pii})
+
+
+def place_of(node: FieldNode) -> int:
+    """Where a field begins in the text of its document: what tells it from every other."""
+    assert node.loc is not None  # noqa: S101 # documents are parsed with locations
+    return node.loc.start
 
 
 @dataclass
 class Root:
-    """One root field instance: where its value comes from, and what its audit record says of it."""
+    """One root field instance: where its value comes from, how it is finished, and what its audit record says of it."""
 
     key: str
     name: str
@@ -66,6 +100,20 @@ class Root:
     fields: set[str] = field(default_factory=set)
     masked: set[str] = field(default_factory=set)
     pii: dict[str, str] = field(default_factory=dict)  # Type.field -> class
+    complete: Complete | None = None  # of a row or of a function's value; None: the database's text is the answer
+    entries: Sequence[tuple[str, str, int, Complete | None]] = ()  # of a page: response key, field, place in the column
+    plain: list[tuple[str, str]] = field(default_factory=list)  # of a payload: column and field that the command fills
+    required: bool = False  # never null
+
+    @cached_property
+    def told(self) -> Told:
+        """What it reads; asked once its plan is made."""
+        return Told(self.fields, self.masked, self.pii)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether it reads anything of the console's; introspection does not."""
+        return self.shape != "introspection"
 
 
 @dataclass(frozen=True)
@@ -73,10 +121,19 @@ class Plan:
     """One operation for one set of roles."""
 
     roots: tuple[Root, ...]
+    layout: tuple[tuple[str, Root | str], ...]  # response key -> its root, or the name of the root type
     statements: tuple[Statement, ...]
     sites: tuple[Site, ...]
-    params: Params
+    bound: Bound
     denied: frozenset[tuple[str, str]]
-    by_node: Mapping[int, Site]
+    by_place: Mapping[
+        int, Site
+    ]  # by where its field begins in the text: a document is parsed again once it was forgotten
     inner: Mapping[int, Mapping[str, str]]  # by site: response key of a second ``items`` -> its column
-    operation: Operation  # kept: ``by_node`` knows its nodes by identity
+    finish: str = BYTES  # which of the finishes it can have, at best
+    reason: str | None = None  # why not a better one
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes, for the bound of the cache."""
+        return _PLAN_BYTES + sum(len(one.text) + 80 * len(one.names) for one in self.statements)

@@ -7,30 +7,34 @@ subscriptions use the same sources and the same row predicates, so there is no s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 import orjson
 from graphql import FieldNode, GraphQLObjectType, get_named_type, is_non_null_type
-from graphql.execution.values import VariableValues, get_argument_values
+from graphql.execution.values import VariableValues
 from sqlalchemy import Text, select
 
 from db.pool import connection
-from resolvers.binding import Binding, Params
+from resolvers.binding import Binding, Bound, Params
 from resolvers.computed import Call, Function, reason_codes
-from resolvers.finish import Finisher, Run, document
-from resolvers.labels import ROW, label
+from resolvers.finish import Finisher
+from resolvers.labels import label
 from resolvers.paging import page_limit
 from resolvers.plan_cache import PlanCache, rights, shape
 from resolvers.plans import Planner
-from resolvers.read_plan import Plan, Root, Statement, compiled
+from resolvers.read_plan import BYTES, Plan, Root, Statement, compiled, place_of
+from resolvers.root_reads import RootRead, read_of
+from resolvers.run import Run, document
 from resolvers.scoping import Scoping
 from resolvers.selections import collected
 from resolvers.source_fields import snake
 from resolvers.sources import SOURCES
 from resolvers.tokens import Place, Tokens
+from schema import telemetry
 from schema.errors import ConsoleError
 
 if TYPE_CHECKING:
@@ -42,8 +46,7 @@ if TYPE_CHECKING:
     from services.command import Result
 
 Errors = list[dict[str, Any]]
-LISTED_IDS: Final = 100
-_NOT_FILTER: Final = frozenset({"limit", "nextToken"})
+_NOT_FILTER: Final = frozenset({"limit", "nextToken", "input"})  # an input is what is tried, with its secrets
 
 
 class StaleSnapshotError(Exception):
@@ -51,32 +54,18 @@ class StaleSnapshotError(Exception):
 
 
 @dataclass(frozen=True)
-class RootRead:
-    """What one root field instance showed, for its audit record."""
-
-    key: str  # response key
-    field: str  # Query.listCases
-    action: str
-    arguments: Mapping[str, Any]
-    object_type: str
-    ids: tuple[str, ...]  # those returned, up to 100
-    count: int
-    filter_digest: str | None
-    fields: tuple[str, ...]  # Type.field, sorted
-    masked: tuple[str, ...]
-    pii: Mapping[str, str]  # Type.field -> class
-    policy_row: str | None
-    error: ConsoleError | None = None  # the root was refused: nothing of it was shown
-    sought: str | None = None  # the id that was asked for and led to no object within the caller's scope
-
-
-@dataclass(frozen=True)
 class Answer:
-    """Data in the order of the document, errors in AppSync's shape, and what was read."""
+    """Content in the order of the document, errors in AppSync's shape, and what was read."""
 
-    data: dict[str, Any] | None
+    content: dict[str, Any] | None  # for ``orjson.dumps``: parts of it may be JSON already
     errors: Errors
     reads: list[RootRead] = field(default_factory=list)
+
+    @cached_property
+    def data(self) -> dict[str, Any] | None:
+        """The content as plain values."""
+        found: dict[str, Any] | None = orjson.loads(orjson.dumps(self.content))
+        return found
 
 
 class Reader:
@@ -91,15 +80,17 @@ class Reader:
         *,
         salt: str,
         functions: Mapping[str, Function] | None = None,
+        best_finish: str = BYTES,
     ) -> None:
         self._console = console
         self._pools = {"app": app_pool, "audit": audit_pool}
         self._tokens = tokens
         self._salt = salt
         self._functions: dict[str, Function] = {"reasonCodes": reason_codes, **(functions or {})}
-        self._finisher = Finisher(console)
-        self.plans: PlanCache[Plan] = PlanCache()
-        self.finders: PlanCache[tuple[Statement, Params]] = PlanCache()
+        self._finisher = Finisher(console, best=best_finish)
+        self.finishes = self._finisher.finishes
+        self.plans: PlanCache[Plan] = PlanCache(weigh=lambda plan: plan.size)
+        self.finders: PlanCache[tuple[Statement, Bound]] = PlanCache()
         missing = {
             name for name in _root_names(console) if name not in self._functions and not _has_source(console, name)
         }
@@ -121,33 +112,32 @@ class Reader:
         ``request_id`` is what an INTERNAL error tells, and the log.
         """
         key = ("query", operation.digest, operation.name, rights(caller, snapshot), shape(variables.coerced))
-        plan = self.plans.get(
+        plan = self._plan(
             key, lambda: Planner(self._console, operation, variables, caller, snapshot, self._functions).query()
         )
         binding, digests = self._bind(plan, caller, snapshot, variables)
-        values: dict[str, Any] = {}
+        raw: dict[str, Any] = {}
         for statement in plan.statements:
             row = await self._fetch(statement, plan, binding)
             if row is None:
                 raise StaleSnapshotError
-            values.update(row)
+            raw.update(row)
         for root in plan.roots:
             refused = root.error or binding.errors.get(root.key)
             if refused is not None:
-                values[label(root.key)] = refused
+                raw[label(root.key)] = refused
             elif root.shape == "function":
-                values[label(root.key)] = await self._call(root, binding)
-        # The plan's own copy of the document: it knows its nodes by identity, and the cache may have parsed the text again.
-        data, errors = self._finisher.complete(
-            Run(plan, binding, self._tokens, digests, request_id), plan.operation, variables, values
+                raw[label(root.key)] = await self._call(root, binding)
+        content, errors = self._finisher.query(
+            Run(plan, binding, self._tokens, digests, request_id), operation, variables, raw
         )
         return Answer(
-            data,
+            content,
             errors,
             [
-                _read(root, binding, digests, values.get(label(root.key)))
+                read_of(root, raw[label(root.key)], binding, digests.get(root.site.index))
                 for root in plan.roots
-                if root.shape != "introspection"
+                if root.is_read
             ],
         )
 
@@ -169,9 +159,7 @@ class Reader:
         variables: VariableValues,
         refs: Mapping[str, Any] | None = None,
     ) -> tuple[Binding, dict[int, str]]:
-        arguments = [
-            get_argument_values(site.definition, site.node, variables, hide_suggestions=True) for site in plan.sites
-        ]
+        arguments = [site.arguments(variables) for site in plan.sites]
         binding = Binding(caller, snapshot, self._salt, arguments, refs=refs or {})
         digests: dict[int, str] = {}
         for site, given in zip(plan.sites, arguments, strict=True):
@@ -187,11 +175,11 @@ class Reader:
                 binding.refuse(site.root, error)
         return binding, digests
 
-    async def _fetch(self, statement: Statement, plan: Plan, binding: Binding) -> dict[str, Any] | None:
-        values = plan.params.values(statement.names, binding)
+    async def _fetch(self, statement: Statement, plan: Plan, binding: Binding) -> Mapping[str, Any] | None:
+        values = plan.bound.values(statement.names, binding)
         async with connection(self._pools[statement.role]) as conn:
-            row = await conn.fetchrow(statement.text, *values)
-        return None if row is None else _decoded(row)
+            row: Mapping[str, Any] | None = await conn.fetchrow(statement.text, *values)
+        return row
 
     # ---------- payloads ----------
     def check(
@@ -210,14 +198,21 @@ class Reader:
             "payload",
             operation.digest,
             operation.name,
-            id(node),
+            place_of(node),
             rights(caller, snapshot),
             shape(variables.coerced),
         )
         nodes = self._root_nodes(operation, variables, node)
-        return self.plans.get(
-            key, lambda: Planner(self._console, operation, variables, caller, snapshot).payload(nodes)
-        )
+        return self._plan(key, lambda: Planner(self._console, operation, variables, caller, snapshot).payload(nodes))
+
+    def _plan(self, key: Hashable, build: Callable[[], Plan]) -> Plan:
+        with telemetry.span("plan") as told:
+            missed = self.plans.misses
+            plan = self.plans.get(key, build)
+            told.set("countersign.cached", self.plans.misses == missed)
+            told.set("countersign.finish", plan.finish)
+            told.set("countersign.finish.reason", plan.reason or "none")
+        return plan
 
     async def payload(
         self,
@@ -240,25 +235,15 @@ class Reader:
         nodes = self._root_nodes(operation, variables, node)
         plan = self._payload_plan(caller, snapshot, operation, variables, node)
         binding, digests = self._bind(plan, caller, snapshot, variables, result.refs)
-        root = plan.roots[0]
-        value: dict[str, Any] = {}
+        (root,) = plan.roots
+        texts: Mapping[str, str | None] = {}
         for statement in plan.statements:
-            row = await uow.fetchrow(statement.text, *plan.params.values(statement.names, binding))
-            value = _decoded(row) if row is not None else {}
-        plain = {**result.values, **extra}
-        of = self._console.core.type_map[root.type]
-        assert isinstance(of, GraphQLObjectType)  # noqa: S101 # a payload is an object
-        selections = [one.selection_set for one in nodes if one.selection_set]
-        for name, chosen in collected(operation, variables, selections, of).items():
-            if label(name) not in value:
-                field_name = chosen[0].name.value
-                value[label(name)] = document(plain.get(field_name, plain.get(snake(field_name))))
-        refused = binding.errors.get(root.key)
+            row = await uow.fetchrow(statement.text, *plan.bound.values(statement.names, binding))
+            texts = {} if row is None else dict(row)
+        said = {**result.values, **extra}
+        plain = {name: said.get(field_name, said.get(snake(field_name))) for name, field_name in root.plain}
         run = Run(plan, binding, self._tokens, digests, request_id)
-        data, errors = self._finisher.complete(
-            run, operation, variables, {label(root.key): refused or value}, only=nodes
-        )
-        return Answer(data, errors)
+        return Answer(*self._finisher.payload(run, operation, variables, texts, plain, nodes))
 
     def _root_nodes(self, operation: Operation, variables: VariableValues, node: FieldNode) -> list[FieldNode]:
         """Every node of the response key: the same mutation may be written twice, with two selections."""
@@ -281,24 +266,24 @@ class Reader:
 
         The scope is that of the type's read row, or of the policy row ``by``.
         """
-        statement, params = self.finders.get(
+        statement, bound = self.finders.get(
             (type_name, by, rights(caller, snapshot)), lambda: self._finder(caller, snapshot, type_name, by)
         )
         binding = Binding(caller, snapshot, self._salt, refs={"id": id_})
-        row = await conn.fetchrow(statement.text, *params.values(statement.names, binding))
+        row = await conn.fetchrow(statement.text, *bound.values(statement.names, binding))
         if row is None:
             raise ConsoleError("NOT_FOUND")
         return dict(row)
 
     def _finder(
         self, caller: Caller, snapshot: Snapshot, type_name: str, by: tuple[str, str] | None
-    ) -> tuple[Statement, Params]:
+    ) -> tuple[Statement, Bound]:
         params = Params()
         source = SOURCES[type_name]
         row = source.table.alias("t")
         wanted = params.own(Text(), lambda b: b.refs["id"], root=None)
         visible = Scoping(self._console, snapshot, caller, params).visible(type_name, row, by)
-        return compiled(source.role, select(*row.c).where(row.c[source.key] == wanted, visible)), params
+        return compiled(source.role, select(*row.c).where(row.c[source.key] == wanted, visible)), params.bound()
 
     # ---------- subscriptions ----------
     async def event(
@@ -340,51 +325,10 @@ class Reader:
         return answer
 
 
-def _decoded(row: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON columns come as text."""
-    return {name: orjson.loads(value) if isinstance(value, str) else value for name, value in row.items()}
-
-
 def _digest(arguments: Mapping[str, Any]) -> str:
     """What is listed, whatever the page: filter, order and keys."""
     kept = {name: value for name, value in arguments.items() if name not in _NOT_FILTER}
     return hashlib.sha256(orjson.dumps(kept, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:32] if kept else ""
-
-
-def _read(root: Root, binding: Binding, digests: Mapping[int, str], value: Any) -> RootRead:
-    ids: Sequence[str] = ()
-    count = 0
-    refused = value if isinstance(value, ConsoleError) else None
-    if isinstance(value, list):
-        shown = value[: page_limit(binding.arguments[root.site.index])] if root.shape == "page" else value
-        count = len(shown)
-        ids = [str(row[ROW]) for row in shown[:LISTED_IDS] if ROW in row] if root.name != "approvalMetrics" else ()
-    elif isinstance(value, dict):
-        count = 1
-        ids = [str(value[ROW])] if ROW in value else ()
-    return RootRead(
-        root.key,
-        f"Query.{root.name}",
-        root.action,
-        binding.arguments[root.site.index],
-        root.type,
-        tuple(ids),
-        count,
-        digests.get(root.site.index) or None,
-        () if refused else tuple(sorted(root.fields)),
-        () if refused else tuple(sorted(root.masked)),
-        {} if refused else dict(root.pii),
-        root.policy_row,
-        refused,
-        _sought(root, binding) if value is None else None,
-    )
-
-
-def _sought(root: Root, binding: Binding) -> str | None:
-    """The id that a ``get`` names."""
-    key = SOURCES[root.type].key if root.type in SOURCES else "id"
-    given = binding.arguments[root.site.index]
-    return next((str(value) for name, value in given.items() if snake(name) == key), None)
 
 
 def _root_names(console: Console) -> list[str]:

@@ -8,9 +8,20 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from audit.record import PERSON_TYPES, arguments_digest, listed, new_record, service_actor, staff_actor
+from audit.record import (
+    PERSON_TYPES,
+    Encoded,
+    Templated,
+    arguments_digest,
+    listed,
+    new_record,
+    read_record,
+    service_actor,
+    staff_actor,
+)
 from db.unit_of_work import uuid7
 
 if TYPE_CHECKING:
@@ -19,6 +30,7 @@ if TYPE_CHECKING:
     from authz.caller import Caller
     from authz.enforcer import Snapshot
     from resolvers.context import Request
+    from resolvers.root_reads import RootRead
 
 _NAME_SHOWN: Final = 100  # characters of an operation's name: the client made it up, and a record has its limit
 _SOUGHT_KEPT: Final = 100  # characters of an id that a client made up
@@ -33,6 +45,25 @@ def actor_of(caller: Caller) -> dict[str, Any]:
     return staff_actor(
         caller.id, caller.roles, session=caller.session, auth_time=caller.auth_time, client=caller.client
     )
+
+
+@lru_cache(maxsize=1_024)
+def _encoded_staff(
+    sub: str, roles: tuple[str, ...], session: str | None, auth_time: datetime | None, client: str | None
+) -> Encoded:
+    """One session of one person, whose reads all have the same actor."""
+    return Encoded("actor", staff_actor(sub, roles, session=session, auth_time=auth_time, client=client))
+
+
+@lru_cache(maxsize=64)
+def _encoded_service(sub: str) -> Encoded:
+    return Encoded("actor", {**service_actor(sub), "roles": []})
+
+
+def _encoded_actor(caller: Caller) -> Encoded:
+    if caller.service is not None:
+        return _encoded_service(caller.id)
+    return _encoded_staff(caller.id, tuple(caller.roles), caller.session, caller.auth_time, caller.client)
 
 
 def request_of(request: Request) -> dict[str, Any]:
@@ -64,6 +95,28 @@ def sought_id(type_name: str | None, identity: str | None) -> tuple[str | None, 
     if identity is None or (type_name not in PERSON_TYPES and _TOKEN.fullmatch(identity)):
         return identity, None
     return None, identity[:_SOUGHT_KEPT]
+
+
+def shown(request: Request, at: datetime, root: RootRead) -> Templated:
+    """The record of a root field that was answered, by the parts that its plan has encoded; of no person."""
+    single = root.ids[0] if len(root.ids) == 1 and root.count == 1 else None
+    return read_record(
+        id=str(uuid7()),
+        at=at,
+        action=root.action,
+        field=root.field,
+        actor=_encoded_actor(request.caller),
+        fields=root.encoded,
+        request=request_of(request),
+        operation=operation_of(request, root.arguments),
+        policy=policy_of(request.snapshot, root.policy_row),
+        target=(root.object_type, single or None),
+        objects=listed(root.ids, count=root.count, filter_digest=root.filter_digest)
+        if root.ids or root.filter_digest
+        else None,
+        count=root.count,
+        ip=request.ip,
+    )
 
 
 def wire_record(

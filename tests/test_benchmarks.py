@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = ("Q1", "Q2", "Q3", "M1")
+READS = SHAPES[:3]
 LINES = (
     "req/s, product / limit",
     "req/s, product / limit + audit",
@@ -26,6 +27,7 @@ LINES = (
     "req/s, product / unaudited, 32 connections",
     "p99, product / unaudited, 32 connections",
 )
+FINISH_LINE = "server CPU, without the bytes finish / product"
 POLICY_LINES = ("server CPU, product / constant-true policy", "database CPU, product / constant-true policy")
 
 
@@ -39,18 +41,21 @@ def test_the_quick_run_prints_every_row_and_none_is_invalid(tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads(out.read_text())
     assert figures["invalid"] == {}
-    assert list(figures["ratios"]) == [*LINES, *POLICY_LINES]
+    assert list(figures["ratios"]) == [*LINES, FINISH_LINE, *POLICY_LINES]
     for line in LINES:
         assert line in done.stdout
         assert list(figures["ratios"][line]) == list(SHAPES)
         assert all(cell["least"] <= cell["median"] <= cell["greatest"] for cell in figures["ratios"][line].values()), (
             line
         )
+    assert list(figures["ratios"][FINISH_LINE]) == list(READS)
+    assert list(figures["firstRequests"]) == list(READS)
+    assert figures["disturbed"][0]["besideP99Ms"] > 0
     for line in POLICY_LINES:
         assert set(figures["ratios"][line]) == {"Q3", "Q3 x1"}
     assert all(one["count"] > 0 and one["errors"] == 0 for one in figures["rounds"][0])
     # Counts do not depend on the machine: one statement for a read, and its record's append beside it.
     asked = figures["statementsPerRequest"]
-    for shape in ("Q1", "Q2", "Q3"):
+    for shape in READS:
         assert (asked[f"{shape} unaudited"], asked[f"{shape} product"], asked[f"{shape} limit"]) == (1, 2, 1), shape
     assert figures["sealing"]["records"] > 0

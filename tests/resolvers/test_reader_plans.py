@@ -215,3 +215,12 @@ def test_the_plan_cache_is_bounded_and_keeps_what_is_used() -> None:
         cache.get(key, lambda key=key: key)
     assert len(cache) == 2
     assert (cache.hits, cache.misses) == (2, 4)
+
+
+def test_the_plan_cache_is_bounded_by_size_too_and_keeps_at_least_the_last() -> None:
+    cache: PlanCache[str] = PlanCache(size=10, weigh=len)
+    for key in ("aaaa", "bbbb", "cccc"):
+        cache.get(key, lambda key=key: key)
+    assert (len(cache), cache.size) == (2, 8)
+    cache.get("d" * 50, lambda: "d" * 50)
+    assert (len(cache), cache.size) == (1, 50)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from resolvers.source_fields import Plain
+import pytest
+from sqlalchemy import Column, MetaData, Table
+
+from resolvers.source_fields import Actor, Computed, Embedded, Order, Plain
 from resolvers.sources import SOURCES
 from resolvers.startup import findings
 
@@ -29,3 +33,37 @@ def test_a_source_of_a_type_that_is_not_there_is_named() -> None:
     assert findings(sources={**SOURCES, "Payout": SOURCES["Refund"]}) == [
         "Payout: a source whose type is not in the schema"
     ]
+
+
+CASE = SOURCES["Case"]
+CITYLESS = Table(
+    "macro_run", MetaData(), *(Column(one.name) for one in SOURCES["MacroRun"].table.c if one.name != "city_id")
+)
+
+
+@pytest.mark.parametrize(
+    ("of", "changed", "complaint"),
+    [
+        (
+            "Case",
+            {"fields": {**CASE.fields, "allowedActions": Computed(("id", "gone"))}},
+            "Case.allowedActions: no column",
+        ),
+        ("Case", {"fields": {**CASE.fields, "assignee": Actor("gone")}}, "Case.assignee: no column gone"),
+        (
+            "OrderLedger",
+            {"fields": {**SOURCES["OrderLedger"].fields, "captured": Embedded("Money", {"currency": Plain("gone")})}},
+            "OrderLedger.captured.currency: no column gone",
+        ),
+        ("Case", {"orders": {"DUE": Order(("gone",))}}, "Case.order: no column gone"),
+        ("Case", {"facts": {"caseKind": "gone"}}, "Case.facts: no column gone"),
+        ("Refund", {"owners": ("gone",)}, "Refund.owners: no column gone"),
+        ("ApprovalRequest", {"amount": None}, "ApprovalRequest: scoped by AMOUNT, and"),
+        ("MacroRun", {"table": CITYLESS}, "MacroRun: scoped by CITY, and"),
+    ],
+)
+def test_a_column_that_a_source_names_and_its_table_lacks_is_named(
+    of: str, changed: dict[str, Any], complaint: str
+) -> None:
+    [found] = findings(sources={**SOURCES, of: replace(SOURCES[of], **changed)})
+    assert found.startswith(complaint)
