@@ -8,14 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal, TypeAlias, get_args
 
+from schema.approvals import ApprovalState, ExecutionState
 from schema.errors import ConsoleError, InvalidTransitionError
+from schema.states import StateTable
 
 EXPIRING_PERCENT: Final = 80  # console domain, section 6, rule 8: APPROVAL_EXPIRING when so much of the time is gone
 
 
-APPROVAL: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
+Ending: TypeAlias = Literal["reject", "cancel", "expire", "invalidate"]  # of a request that was never executed
+ApprovalEvent: TypeAlias = Literal["vote", "withdraw", "quorum", "breakQuorum", "retry", Ending]
+ExecutionEvent: TypeAlias = Literal["execute", "fail", "expire", "reset"]
+
+APPROVAL: Final[StateTable[ApprovalEvent]] = StateTable(
+    "approval request",
+    ApprovalState,
+    get_args(ApprovalEvent),
     {
         ("PENDING", "vote"): "PENDING",  # an approval short of the quorum
         ("PENDING", "withdraw"): "PENDING",
@@ -28,9 +37,12 @@ APPROVAL: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
         ("APPROVED", "cancel"): "CANCELED",
         ("APPROVED", "invalidate"): "INVALIDATED",  # what it was bound to has changed
         ("APPROVED", "retry"): "APPROVED",
-    }
+    },
 )
-EXECUTION: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
+EXECUTION: Final[StateTable[ExecutionEvent]] = StateTable(
+    "approval execution",
+    ExecutionState,
+    get_args(ExecutionEvent),
     {
         ("NOT_STARTED", "execute"): "EXECUTED",
         ("NOT_STARTED", "fail"): "FAILED",
@@ -39,22 +51,18 @@ EXECUTION: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
         ("FAILED", "fail"): "FAILED",
         ("FAILED", "expire"): "EXPIRED",
         ("FAILED", "reset"): "NOT_STARTED",  # its quorum broke: the request waits for votes again
-    }
+    },
 )
 # What ends a request without an execution, by the state it ends in. What it held hears the same word.
-ENDINGS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        after: event
-        for (state, event), after in APPROVAL.items()
-        if state == "PENDING" and after not in ("PENDING", "APPROVED")
-    }
+ENDINGS: Final[Mapping[str, Ending]] = MappingProxyType(
+    {APPROVAL["PENDING", event]: event for event in get_args(Ending)}
 )
 
 _OPEN_EXECUTIONS: Final = frozenset({"NOT_STARTED", "FAILED"})
 _ASKED_OF_PENDING: Final = frozenset({"vote", "withdraw", "quorum", "reject", "cancel"})
 
 
-def next_state(state: str, event: str, execution: str = "NOT_STARTED") -> str:
+def next_state(state: str, event: ApprovalEvent, execution: str = "NOT_STARTED") -> str:
     """The request's next state. What was executed, or may no longer be, does not move: only a reversing action helps then.
 
     ``APPROVAL_NOT_PENDING`` for what people ask of a request that no longer waits, ``INVALID_TRANSITION`` for the rest.
@@ -67,12 +75,9 @@ def next_state(state: str, event: str, execution: str = "NOT_STARTED") -> str:
     raise InvalidTransitionError("approval request", f"{state}, {execution}", event)
 
 
-def next_execution(execution: str, event: str) -> str:
+def next_execution(execution: str, event: ExecutionEvent) -> str:
     """The execution's next state; EXECUTED and EXPIRED are final."""
-    found = EXECUTION.get((execution, event))
-    if found is None:
-        raise InvalidTransitionError("approval execution", execution, event)
-    return found
+    return EXECUTION.next(execution, event)
 
 
 # ---------- clocks ----------

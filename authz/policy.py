@@ -18,8 +18,9 @@ from typing import Any, Final
 
 import casbin
 
-from authz import dual_control
 from authz.conditions import All, Condition, parse
+from authz.requirements import Book, parse_book
+from authz.rows import Row, Rows, live
 from authz.scope import ONE_TIER, ROLES, SERVICE, TIERS
 
 # Casbin logs every refused question at WARNING with its arguments; who asked what belongs to the audit log alone.
@@ -33,33 +34,6 @@ FILES: Final = (
 )  # in the order of ``Policy.load``
 MATCHER: Final = "r_role == p_role && r_tier == p_tier && r_obj == p_obj && r_act == p_act"
 EFFECT: Final = "some(where (p_eft == allow)) && !some(where (p_eft == deny))"
-
-READS: Final[frozenset[tuple[str, str]]] = frozenset(
-    (name, "read")
-    for name in (
-        *("alert", "approval", "audit", "case", "decision", "delivery", "ledger"),
-        *("metrics", "queue", "reasonCode", "refund", "report", "staff", "subject"),
-    )
-) | {("audit", "body"), ("audit", "verify"), ("staff", "contact")}
-
-ACTS: Final[frozenset[tuple[str, str]]] = frozenset(
-    (name, action)
-    for name, actions in {
-        "alert": ("ack",),
-        "approval": ("cancel", "vote"),
-        "case": ("claim", "decide", "escalate", "note", "resolve", "route", "skip"),
-        "event": ("publish",),
-        "refund": ("cancel", "request"),
-        "report": ("submit",),
-        "schema": ("introspect",),
-    }.items()
-    for action in actions
-)
-
-# A vote right is a row of its own: object approval, action = the approval key.
-VOTES: Final[frozenset[tuple[str, str]]] = frozenset(("approval", key) for key in dual_control.FLOOR)
-
-ROWS: Final = READS | ACTS | VOTES
 
 
 class PolicyError(ValueError):
@@ -94,23 +68,25 @@ class Policy:
     """Everything that is decided by files: the lines in force, the denials, the approval policies. Never changes."""
 
     digest: str
-    approvals: dual_control.Book
+    rows: Rows  # every row that could have a line
+    approvals: Book
     all_lines: tuple[Line, ...]
     _allowed: Mapping[tuple[str, str, str, str], tuple[Line, ...]] = field(repr=False)
     _denied: frozenset[tuple[str, str, str]] = field(repr=False)
     _enforcer: casbin.Enforcer = field(repr=False)
 
     @staticmethod
-    def load(lines: str, conditions: str, approvals: str, model: str) -> Policy:
-        """Build a policy from the four texts; ``PolicyError`` refuses all of it."""
+    def load(lines: str, conditions: str, approvals: str, model: str, *, rows: Rows | None = None) -> Policy:
+        """Build a policy from the four texts; ``PolicyError`` refuses all of it. ``rows``: the known ones, else the schema's."""
+        known = rows or live()
         try:
-            book = dual_control.parse_book(approvals)
+            book = parse_book(approvals)
         except (ValueError, KeyError, TypeError) as error:
             raise PolicyError(f"approval_policies.json: {error}") from error
-        parsed = _lines(lines, _conditions(conditions))
+        parsed = _lines(lines, _conditions(conditions), known.every)
         enforcer = _enforcer(parsed, model)
         allowed, denied = _table(enforcer, parsed)
-        return Policy(_digest(lines, conditions, approvals, model), book, parsed, allowed, denied, enforcer)
+        return Policy(_digest(lines, conditions, approvals, model), known, book, parsed, allowed, denied, enforcer)
 
     @staticmethod
     @cache
@@ -179,13 +155,13 @@ def _tree(node: Any) -> Any:
     return [_tree(item) for item in node]
 
 
-def _lines(text: str, conditions: Mapping[str, Condition]) -> tuple[Line, ...]:
+def _lines(text: str, conditions: Mapping[str, Condition], rows: frozenset[Row]) -> tuple[Line, ...]:
     lines: list[Line] = []
     seen: set[tuple[str, str, str, str, str, bool]] = set()
     for number, raw in enumerate(text.splitlines(), 1):
         if not raw.strip():
             continue
-        line = _line(f"policy.csv line {number}", raw, conditions)
+        line = _line(f"policy.csv line {number}", raw, conditions, rows)
         # A line that a lower tier's line already contains is a duplicate too: after the expansion the two are one.
         for tier in line.tiers:
             key = (line.role, tier, line.object, line.action, line.condition_id, line.allow)
@@ -198,7 +174,7 @@ def _lines(text: str, conditions: Mapping[str, Condition]) -> tuple[Line, ...]:
     return tuple(lines)
 
 
-def _line(where: str, raw: str, conditions: Mapping[str, Condition]) -> Line:
+def _line(where: str, raw: str, conditions: Mapping[str, Condition], rows: frozenset[Row]) -> Line:
     match [part.strip() for part in raw.split(",")]:
         case ["p", role, tier, object_, action, effect, condition_id]:
             pass
@@ -210,8 +186,8 @@ def _line(where: str, raw: str, conditions: Mapping[str, Condition]) -> Line:
         raise PolicyError(f"{where}: unknown tier {tier}")
     if (role in ONE_TIER or role == SERVICE) and tier != "AGENT":
         raise PolicyError(f"{where}: {role} has one tier, its rows name AGENT")
-    if (object_, action) not in ROWS:
-        raise PolicyError(f"{where}: unknown row {object_}:{action}")
+    if (object_, action) not in rows:
+        raise PolicyError(f"{where}: unknown row {object_}:{action}, which no field of the schema asks")
     if effect not in ("allow", "deny"):
         raise PolicyError(f"{where}: unknown effect {effect}")
     if effect == "deny" and (condition_id or tier != "AGENT"):

@@ -6,22 +6,20 @@ outcome depends on arguments (which decision, what amount), a hint speaks of the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from authz import dual_control, reasons
+from authz import dual_control, reasons, requirements
+from authz.approval_terms import Terms, terms_as_stored
 from authz.caller import Grant
-from authz.conditions import Fact
-from authz.scope import NO_MONEY, UNSCOPED, ceilings, grant_facts
+from authz.scope import NO_MONEY, ceilings
+from resolvers import hints
 from resolvers.labels import NEED
 from schema.build import console
-from schema.errors import ConsoleError
 from services.approvals.request import bound
-from services.cases import rules as case_rules
-from services.money import rules as money_rules
 
 if TYPE_CHECKING:
     from authz.caller import Caller
@@ -51,119 +49,6 @@ def needed(row: Row) -> dict[str, Any]:
     return {name.removeprefix(NEED): value for name, value in row.items() if name.startswith(NEED)}
 
 
-# ---------- hints ----------
-@dataclass(frozen=True)
-class _Hint:
-    """One mutation as a hint. Its row, reason list and approval key are what the schema says of the mutation."""
-
-    mutation: str
-    check: Callable[[Caller, Row], None]  # raises the refusal of the attempt
-    facts: Mapping[str, Fact] = field(default_factory=dict)  # of the mildest form
-
-    def ask(self, binding: Binding, row: Row, facts: Mapping[str, Fact], *, protected: bool) -> dict[str, Any]:
-        caller, snapshot, rule = binding.caller, binding.snapshot, console().rules["Mutation", self.mutation]
-        known = {**facts, **self.facts}
-        category = row.get("content_category", UNSCOPED)
-        verdict = snapshot.permits(caller.grants, *rule.row, known, city_id=row["city_id"], category=category)
-        code = None if verdict.allowed else verdict.code
-        requirement = None
-        if code is None:
-            try:
-                self.check(caller, row)
-            except ConsoleError as error:
-                code = error.code
-        if code is None and rule.dual and verdict.grant:
-            requirement = dual_control.required(
-                rule.dual[0], {**known, **grant_facts(verdict.grant)}, protected, book=snapshot.policy.approvals
-            )
-        return {
-            "action": rule.record_action,
-            "allowed": code is None,
-            "needsReason": rule.reason is not None,
-            "reasonList": rule.reason,
-            "needsApproval": requirement is not None,
-            "approvals": requirement.approvals if requirement else 0,
-            "approverRoles": list(requirement.approver_roles) if requirement else [],
-            "deniedCode": code,
-        }
-
-
-def _at(value: Any) -> Any:
-    return datetime.fromisoformat(value) if isinstance(value, str) else value
-
-
-def _step(field: str, event: str) -> Callable[[Caller, Row], None]:
-    """The checks of a step of a case in its command's order: shown, own account, lease, state."""
-
-    def check(caller: Caller, row: Row) -> None:
-        _shown(caller, row, field)
-        token = row["lease_token"] if row["assignee_id"] == caller.id else None
-        case_rules.check_step(row, event, caller.id, token, row["now"])
-
-    return check
-
-
-def _shown(caller: Caller, row: Row, field: str) -> None:
-    if row["subject_staff_id"] == caller.id:
-        raise ConsoleError("SELF_SUBJECT")
-    case_rules.check_shown(row, field)
-
-
-def _claim(caller: Caller, row: Row) -> None:
-    _shown(caller, row, "claimCase")
-    if row["state"] == "CLAIMED":
-        if row["lease_expires_at"] > row["now"]:
-            if row["assignee_id"] == caller.id:
-                return  # says the same again
-            raise ConsoleError("CASE_CLAIMED")
-    else:
-        case_rules.next_state("case", row["state"], "claim")
-    if row["leases"] >= case_rules.LEASES_EACH:
-        raise ConsoleError("LEASE_LIMIT")
-
-
-def _note(caller: Caller, row: Row) -> None:
-    _shown(caller, row, "addNote")
-
-
-_MILDEST_DECISION: Final[Mapping[str, Fact]] = MappingProxyType(
-    {"decisionKind": "NO_ACTION", "indefinite": 0, "durationHours": 0}
-)
-_MILDEST_REFUND: Final[Mapping[str, Fact]] = MappingProxyType(
-    {"amountMinor": 1, "sum24hMinor": 1, "destination": "ORIGINAL", "reasonCode": "SERVICE_NOT_PROVIDED"}
-)
-
-_CASE: Final = (
-    _Hint("claimCase", _claim),
-    _Hint("releaseCase", _step("releaseCase", "release")),
-    _Hint("skipCase", _step("skipCase", "skip")),
-    _Hint("escalateCase", _step("escalateCase", "escalate")),
-    _Hint("resolveCase", _step("resolveCase", "resolve")),
-    _Hint("reopenCase", _step("reopenCase", "reopen")),
-    _Hint("addNote", _note),
-    _Hint("decideCase", _step("decideCase", "decide"), _MILDEST_DECISION),
-)
-
-
-def case_actions(binding: Binding, row: Row) -> list[dict[str, Any]]:
-    """What the caller may do with a case as it stands."""
-    case = {name: _at(value) if name.endswith(("_at", "now")) else value for name, value in needed(row).items()}
-    facts = case_rules.facts(case, binding.caller.id, case["now"])
-    return [hint.ask(binding, case, facts, protected=bool(case["subject_tags"])) for hint in _CASE]
-
-
-def _refund(_: Caller, row: Row) -> None:
-    money_rules.check_refundable(1, row)
-
-
-_LEDGER: Final = _Hint("requestRefund", _refund, _MILDEST_REFUND)
-
-
-def ledger_actions(binding: Binding, row: Row) -> list[dict[str, Any]]:
-    """Whether the caller may ask for a refund of this order."""
-    return [_LEDGER.ask(binding, needed(row), {}, protected=False)]
-
-
 # ---------- dual control ----------
 def ineligible_code(binding: Binding, row: Row) -> str | None:
     """Why the caller may not vote on a request, or None: the answer a vote would get."""
@@ -188,14 +73,35 @@ def _ceiling(name: str) -> Callable[[Binding, Row], dict[str, Any] | None]:
     return compute
 
 
+def _json(value: Any) -> str | None:
+    return None if value is None else json.dumps(value)
+
+
+def _terms(row: Row) -> Terms:
+    return terms_as_stored(needed(row)["seats"])
+
+
+def _actions(type_name: str) -> Callable[[Binding, Row], list[dict[str, Any]]]:
+    return lambda binding, row: hints.actions(binding, type_name, needed(row))
+
+
+_HINTED: Final = [of.name for of in console().objects() if hints.FIELD in of.fields]
+
 COMPUTED: Final[Mapping[tuple[str, str], Callable[[Binding, Row], Any]]] = MappingProxyType(
     {
-        ("Case", "allowedActions"): case_actions,
-        ("OrderLedger", "allowedActions"): ledger_actions,
-        ("Subject", "allowedActions"): lambda _, __: [],  # a subject's state only follows from decisions on its cases
+        **{(name, hints.FIELD): _actions(name) for name in _HINTED},
         ("Decision", "statement"): lambda _, row: row[f"{NEED}statement"],
         ("ApprovalRequest", "eligible"): lambda binding, row: ineligible_code(binding, row) is None,
         ("ApprovalRequest", "ineligibleCode"): ineligible_code,
+        # JSON in a string: a condition that is not there is the text null, it always applies.
+        ("ApprovalPolicy", "condition"): lambda _, row: json.dumps(needed(row)["condition"], sort_keys=True),
+        ("ApprovalPolicy", "floor"): lambda _, row: requirements.FLOOR.get(needed(row)["action"], 1),
+        ("ApprovalPolicy", "approvals"): lambda _, row: _terms(row).approvals,
+        ("ApprovalPolicy", "approverRoles"): lambda _, row: list(_terms(row).approver_roles),
+        ("ApprovalPolicy", "minTier"): lambda _, row: _terms(row).min_tier,
+        ("ApprovalPolicy", "mustInclude"): lambda _, row: _json(_terms(row).must_include),
+        ("Macro", "steps"): lambda _, row: row[f"{NEED}steps"],
+        ("MacroRun", "steps"): lambda _, row: row[f"{NEED}steps"],
         ("Grant", "aloneCeiling"): _ceiling("alone"),
         ("Grant", "requestCeiling"): _ceiling("request"),
         ("Grant", "approveCeiling"): _ceiling("approve"),

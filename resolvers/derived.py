@@ -6,11 +6,26 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Float, FromClause, Interval, Text, case, func, literal_column, not_, select
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Float,
+    FromClause,
+    Interval,
+    Text,
+    case,
+    exists,
+    func,
+    literal_column,
+    not_,
+    select,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from db import tables
-from resolvers.source_fields import Build, Expression, Reach
+from resolvers.source_fields import Build, Expression, FieldSpec, Plain, Reach
 from services.cases.rules import STRIKE_DAYS, STRIKING
 
 _DONE: Final = ("RESOLVED", "CLOSED")
@@ -127,6 +142,35 @@ def roles(t: FromClause, _: Reach) -> ColumnElement[Any]:
     return func.array(found.scalar_subquery(), type_=ARRAY(Text))
 
 
+def person(column: str) -> Mapping[str, FieldSpec]:
+    """An ActorRef of the staff id in ``column``: what ``resolvers.computed.actor`` says by the directory of the same version."""
+
+    def member(t: FromClause) -> tuple[FromClause, ColumnElement[bool]]:
+        row = tables.staff.alias()
+        return row, row.c.id == t.c[column]
+
+    def kind(t: FromClause, _: Reach) -> ColumnElement[Any]:
+        row, mine = member(t)
+        return case((exists().where(mine).select_from(row).correlate(t), says("STAFF")), else_=says("SYSTEM"))
+
+    def display_name(t: FromClause, _: Reach) -> ColumnElement[Any]:
+        row, mine = member(t)
+        return func.coalesce(select(row.c.display_name).where(mine).correlate(t).scalar_subquery(), says("System"))
+
+    def held(t: FromClause, _: Reach) -> ColumnElement[Any]:
+        grant = tables.staff_grant.alias()
+        role = grant.c.role.collate("C")
+        found = select(role).where(grant.c.staff_id == t.c[column]).distinct().order_by(role).correlate(t)
+        return func.array(found.scalar_subquery(), type_=ARRAY(Text))
+
+    return {
+        "id": Plain(column),
+        "kind": Expression(kind),
+        "displayName": Expression(display_name),
+        "roles": Expression(held),
+    }
+
+
 # ---------- needs of computed fields ----------
 def _voted(t: FromClause, reach: Reach) -> ColumnElement[Any]:
     vote = tables.approval_vote.alias()
@@ -136,11 +180,21 @@ def _voted(t: FromClause, reach: Reach) -> ColumnElement[Any]:
     return found.correlate(t).scalar_subquery()
 
 
-def _leases(t: FromClause, reach: Reach) -> ColumnElement[Any]:
-    """How many running leases the caller holds; of no row in particular."""
-    row = tables.case_file.alias()
-    running = (row.c.assignee_id == reach.caller, row.c.state == says("CLAIMED"), row.c.lease_expires_at > reach.now)
-    return select(_EVERY).select_from(row).where(*running).correlate(t).scalar_subquery()
+def _leases(_: FromClause, reach: Reach) -> ColumnElement[Any]:
+    """How many running leases the caller holds, in all cities as the claim counts them (migration 0001)."""
+    return func.leases_held(reach.caller, reach.now, type_=BigInteger)
+
+
+def _of_buyer(column: str) -> Build:
+    """What the buyer's account says, whichever city it is of, as the refund asks it (migration 0001)."""
+
+    def build(t: FromClause, _: Reach) -> ColumnElement[Any]:
+        standing = func.subject_standing(t.c.buyer_id).table_valued(
+            Column("staff_id", Text), Column("protected", Boolean)
+        )
+        return select(standing.c[column]).scalar_subquery()
+
+    return build
 
 
 def _hidden_actions(t: FromClause, _: Reach) -> ColumnElement[Any]:
@@ -163,6 +217,8 @@ NEEDS: Final[Mapping[str, Build]] = MappingProxyType(
         "now": lambda _, reach: reach.now,
         "hidden_actions": _hidden_actions,
         "leases": _leases,
+        "buyer_staff_id": _of_buyer("staff_id"),
+        "buyer_protected": _of_buyer("protected"),
         "subject_staff_id": _of_subject("staff_id"),
         "subject_tags": _of_subject("protected_tags"),
     }

@@ -72,11 +72,12 @@ def model_introspection(console: Console) -> dict[str, Any]:
 
 def _operations(console: Console) -> dict[str, Any]:
     # What only AppSync's own outbox may call is no operation of a client.
-    published = {name for rule in console.rules.values() for name in rule.subscribes}
     plural = {"query": "queries", "mutation": "mutations", "subscription": "subscriptions"}
     return {
         plural[kind]: {
-            name: _operation(console, name, field) for name, field in root.fields.items() if name not in published
+            name: _operation(console, name, field)
+            for name, field in root.fields.items()
+            if name not in console.published
         }
         for kind, root in console.roots()
     }

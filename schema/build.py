@@ -17,7 +17,7 @@ from strawberry.tools import create_type
 from strawberry.types.base import StrawberryObjectDefinition
 from strawberry.types.field import StrawberryField
 
-from schema import alerts, approvals, audit, cases, common, kpis, moderation, money, staff
+from schema import alerts, approvals, audit, cases, common, deliveries, kpis, macros, messages, moderation, money, staff
 from schema.console import Console, Listable, is_described
 from schema.directives import FieldRules, ScopeRule, field_rules, scope_rule
 from schema.scalars import SCALARS
@@ -29,12 +29,24 @@ QUERIES: Final = (
     cases.Query,
     moderation.Query,
     money.Query,
+    deliveries.Query,
+    messages.Query,
+    macros.Query,
     approvals.Query,
     audit.Query,
     alerts.Query,
     kpis.Query,
 )
-MUTATIONS: Final = (moderation.Mutation, cases.Mutation, money.Mutation, approvals.Mutation, alerts.Mutation)
+MUTATIONS: Final = (
+    moderation.Mutation,
+    cases.Mutation,
+    money.Mutation,
+    deliveries.Mutation,
+    messages.Mutation,
+    macros.Mutation,
+    approvals.Mutation,
+    alerts.Mutation,
+)
 SUBSCRIPTIONS: Final = (cases.Subscription, approvals.Subscription, alerts.Subscription)
 
 

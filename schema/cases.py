@@ -243,10 +243,16 @@ class CaseActionInput:
 
 @strawberry.input
 class NoteInput:
-    """A note to add."""
+    """A note to add, internal or public.
+
+    With ``templateId`` it is a message to the case's subject: the template of that name in the language of the case's city
+    (the one named, where there is no other). Then ``internal`` is false and ``body`` empty: what leaves are the template's
+    words alone. A variable that the case has no value for is refused at once.
+    """
 
     case_id: ID
     body: str
+    template_id: ID | None = UNSET
     mention_ids: list[ID] | None = UNSET
     internal: bool
     idempotency_key: ID

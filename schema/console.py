@@ -47,6 +47,11 @@ class Console:
         """The schema as printed, directives included."""
         return self.strawberry.as_str() + "\n"
 
+    @cached_property
+    def published(self) -> frozenset[str]:
+        """The mutations that subscriptions listen to: behind real AppSync the outbox calls them, here nobody may."""
+        return frozenset(name for rule in self.rules.values() for name in rule.subscribes)
+
     def roots(self) -> Iterable[tuple[str, GraphQLObjectType]]:
         """(kind, type) of each root type: query, mutation, subscription."""
         for kind in ("query", "mutation", "subscription"):

@@ -39,6 +39,7 @@ CATALOGUE: Final = _catalogue(
     ("SCHEMA_VIOLATION", False, "The value does not satisfy its schema."),
     ("LIMIT_EXCEEDED", False, "The request exceeds a limit."),
     ("VERSION_CONFLICT", False, "Someone changed this meanwhile; read it again."),
+    ("PLAN_STALE", False, "What you were shown no longer holds; look at the plan again."),
     ("INVALID_TRANSITION", False, "The present state does not allow this."),
     ("LEASE_REQUIRED", False, "Claim the case first."),
     ("LEASE_LOST", False, "The lease has ended; claim the case again."),

@@ -82,9 +82,12 @@ def signature(
     return declare
 
 
-def get(of: Any, action: str, *, key: str = "id") -> Any:
-    """Declare getN: one object by its key, or null."""
-    return _root(of | None, {key: strawberry.ID}, [_rows_of(of), audited(action, read=True)])
+def get(of: Any, action: str, *, key: str = "id", versioned: bool = False) -> Any:
+    """Declare getN: one object by its key, or null. ``versioned``: of several versions, the named or else the current one."""
+    arguments: dict[str, Any] = {key: strawberry.ID}
+    if versioned:
+        arguments["version"] = int | None
+    return _root(of | None, arguments, [_rows_of(of), audited(action, read=True)])
 
 
 def listing(of: Any, action: str, *, key: str | None = None, order_by: Any = None, text: bool = False) -> Any:

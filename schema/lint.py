@@ -117,9 +117,8 @@ def _mutation(console: Console, rule: FieldRules, field: GraphQLField, approval_
             yield f"{rule.name}: {directive}, but it takes no {key}"
         if not marked and _takes(field, key):
             yield f"{rule.name}: takes {key}, but has no {directive}"
-    published = {name for other in console.rules.values() for name in other.subscribes}
     answers = list(_concrete(console.core, field.type))
-    if rule.field not in published and not (answers and all("audit" in answer.fields for answer in answers)):
+    if rule.field not in console.published and not (answers and all("audit" in answer.fields for answer in answers)):
         yield f"{rule.name}: its payload has no audit, so the caller gets no receipt"
 
 

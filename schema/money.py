@@ -1,4 +1,4 @@
-"""Money: the ledger of an order, refunds on it, and the calls that move it."""
+"""Money: the ledger of an order and the refunds on it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from strawberry.types.unset import UNSET
 
 from schema.approvals import ApprovalRequest
 from schema.common import ActionHint, ActorRef, AuditRef, Money, MoneyInput, Outcome, Reason, ReasonInput
+from schema.deliveries import Delivery
 from schema.directives import (
     FILTERABLE,
     IDEMPOTENT,
@@ -51,33 +52,6 @@ class RefundDestination(Code):
     ORIGINAL = auto()
     STORE_CREDIT = auto()
     OTHER_INSTRUMENT = auto()
-
-
-@strawberry.enum
-class DeliveryState(Code):
-    """Where a call to another system stands."""
-
-    PENDING = auto()
-    DELIVERED = auto()
-    RETRYING = auto()
-    DEAD = auto()
-
-
-@strawberry.type(directives=[policy("delivery", "read")])
-class Delivery:
-    """A call to another system, made after the commit at least once."""
-
-    id: ID = marked(FILTERABLE)
-    port: str = marked(FILTERABLE)
-    operation: str = marked(FILTERABLE)
-    target_type: str = marked(FILTERABLE)
-    target_id: ID = marked(FILTERABLE)
-    state: DeliveryState = marked(FILTERABLE)
-    attempts: int = marked(FILTERABLE)
-    last_error_code: str | None
-    created_at: AWSDateTime = marked(FILTERABLE)
-    next_attempt_at: AWSDateTime | None
-    delivered_at: AWSDateTime | None
 
 
 @strawberry.type(directives=[policy("refund", "read"), scope(ScopeKey.CITY)])
@@ -153,14 +127,12 @@ class CancelRefundInput:
 
 
 class Query:
-    """Root fields that read ledgers, refunds and deliveries."""
+    """Root fields that read ledgers and refunds."""
 
     get_order_ledger = get(OrderLedger, "ledger.read", key="order_id")
     list_order_ledgers = listing(OrderLedger, "ledger.list", key="order_id")
     get_refund = get(Refund, "refund.read")
     list_refunds = listing(Refund, "refund.list")
-    get_delivery = get(Delivery, "delivery.read")
-    list_deliveries = listing(Delivery, "delivery.list")
 
 
 class Mutation:

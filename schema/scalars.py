@@ -26,6 +26,8 @@ _DAY: Final = r"(?P<day>\d{4}-\d{2}-\d{2})"
 _DATE: Final = re.compile(rf"{_DAY}{_OFFSET}?")
 # Seconds and up to nine fraction digits are optional, the offset is not: a local time is no instant.
 _DATE_TIME: Final = re.compile(rf"{_DAY}T(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{{1,9}})?)?{_OFFSET}")
+_JSON_LEVELS: Final = 32  # as deep as a request's body may nest
+_JSON_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # PostgreSQL's text holds none
 _EMAIL_CHARACTERS: Final = 254  # RFC 5321, 4.5.3.1.3
 _EMAIL: Final = re.compile(
     r"[^\s@<>\",;:\\()\[\]]+@[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)+"
@@ -67,13 +69,27 @@ def parse_email(value: object) -> AWSEmail:
 
 
 def parse_json(value: object) -> Any:
-    """Accept a string of JSON and return what it says."""
-    if isinstance(value, str):
+    """Accept a string of JSON, nested no deeper than a body may be and without NUL, and return what it says."""
+    if isinstance(value, str) and not _JSON_NUL.search(value):
         try:
-            return orjson.loads(value)
+            found = orjson.loads(value)
         except orjson.JSONDecodeError:
             pass  # answered below, like any other value that does not fit
+        else:
+            if not _deeper(found, _JSON_LEVELS):
+                return found
     raise _refused("AWSJSON", value)
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects stand in each other beyond so many levels."""
+    below = [value]
+    for _ in range(levels + 1):
+        inner = [one.values() if isinstance(one, dict) else one for one in below if isinstance(one, dict | list)]
+        if not inner:
+            return False
+        below = [item for items in inner for item in items]
+    return True
 
 
 def write_json(value: Any) -> str:

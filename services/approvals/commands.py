@@ -1,4 +1,4 @@
-"""Commands of dual control: vote, withdraw, cancel, retry; and the timers' expiries and warning.
+"""Commands of dual control: vote, withdraw, cancel, retry, a change of policy; and the timers' expiries and warning.
 
 Lock: the approval request first; executing or abandoning it then takes what the stored command takes.
 """
@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from authz import approval_states, dual_control
+from authz.approval_states import ApprovalEvent
 from authz.dual_control import Ballot
+from db.clock import REFUSED_SECONDS
 from db.unit_of_work import Row, new_id
 from schema.approvals import ApprovalActionInput, VoteInput
 from schema.errors import ConsoleError, InvalidTransitionError
-from services.approvals import execution
+from services.approvals import execution, pairs
 from services.approvals import request as requests
+from services.approvals.policies import SaveApprovalPolicy
 from services.command import Act, Command, Result, Target, check_version
 from services.telling import raise_alert, tell
 
@@ -106,6 +109,7 @@ class VoteOnApproval(Command[VoteInput]):
         _check_waiting(act, target.row, "vote")
 
     async def execute(self, act: Act[VoteInput], target: Target, entity_id: str | None) -> Result:
+        _check_clocks(act)
         row, vote = target.row, act.input.vote.value
         cast = _ballot(act, row).vote(act.caller.id)
         await act.uow.execute(
@@ -122,7 +126,9 @@ class VoteOnApproval(Command[VoteInput]):
         )
         if vote == "REJECT":
             await tell(act, ("ApprovalRequest", row["id"]), row["city_id"], "vote_reject", "Voted to reject.")
-            return _result(await requests.close(act, row, "reject"), "votes", "state")
+            row = await requests.close(act, row, "reject")
+            await pairs.watch(act, row["requester_id"], row["city_id"])
+            return _result(row, "votes", "state")
         row = await requests.save(
             act,
             row,
@@ -130,7 +136,9 @@ class VoteOnApproval(Command[VoteInput]):
             "Voted to approve.",
             state=approval_states.next_state(row["state"], "vote", row["execution"]),
         )
-        return _result(await execution.settle(act, row), "votes", "state", "execution")
+        row = await execution.settle(act, row)
+        await pairs.watch(act, row["requester_id"], row["city_id"])
+        return _result(row, "votes", "state", "execution")
 
 
 class WithdrawVote(Command[RequestInput]):
@@ -161,10 +169,20 @@ class WithdrawVote(Command[RequestInput]):
         )
 
 
-def _check_waiting(act: Act[Any], request: Row, event: str) -> None:
+def _check_waiting(act: Act[Any], request: Row, event: ApprovalEvent) -> None:
     approval_states.next_state(request["state"], event, request["execution"])
     if _overdue(act, request) is not None:  # the timer has not come by yet
         raise ConsoleError("APPROVAL_NOT_PENDING", state="EXPIRED", execution=request["execution"])
+
+
+def _check_clocks(act: Act[Any]) -> None:
+    """Refuse to approve where this process and the database disagree on the time: it judges who signed in, and until when (FC-8)."""
+    if abs(act.uow.ahead_seconds) > REFUSED_SECONDS:
+        raise ConsoleError(
+            "DEPENDENCY_UNAVAILABLE",
+            f"The server's clock is more than {REFUSED_SECONDS:.0f} s from the database's, so it takes no approvals;"
+            " ask an administrator to set the clocks by one source, then try again.",
+        )
 
 
 def _overdue(act: Act[Any], request: Row) -> str | None:
@@ -181,7 +199,7 @@ class CancelApproval(Command[ApprovalActionInput]):
     """The requester, or a lead of his team, ends a request that was not executed."""
 
     input_type = ApprovalActionInput
-    event = "cancel"
+    event: ClassVar[ApprovalEvent] = "cancel"
 
     async def locate(self, act: Act[ApprovalActionInput]) -> Target:
         target = await _find(act, act.input.request_id)
@@ -208,7 +226,10 @@ class RetryApproval(CancelApproval):
             raise ConsoleError("Unauthorized", "Only the requester may have it run again.")
 
     async def execute(self, act: Act[ApprovalActionInput], target: Target, entity_id: str | None) -> Result:
-        return _result(await execution.settle(act, target.row), "execution", "state")
+        _check_clocks(act)
+        row = await execution.settle(act, target.row)
+        await pairs.watch(act, row["requester_id"], row["city_id"])
+        return _result(row, "execution", "state")
 
 
 # ---------- timers ----------
@@ -272,6 +293,7 @@ COMMANDS: Final[Mapping[str, Command[Any]]] = {
     "withdrawVote": WithdrawVote(),
     "cancelApproval": CancelApproval(),
     "retryApproval": RetryApproval(),
+    "saveApprovalPolicy": SaveApprovalPolicy(),
 }
 SYSTEM_COMMANDS: Final[Mapping[str, Command[Any]]] = {
     "approval.expire": ExpireApproval(),

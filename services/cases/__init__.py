@@ -1,1 +1,1 @@
-"""Reports, cases, leases, notes and decisions. Imports ``services.command`` and ``telling``, no other area."""
+"""Reports, cases, leases, notes and decisions. Imports ``services.command``, ``telling``, and how a note becomes a message."""

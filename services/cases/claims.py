@@ -7,15 +7,17 @@ two claims at once would each see four.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final
 
 from authz.scope import CATEGORIES
 from db.unit_of_work import Row
 from schema.cases import CaseActionInput, LeaseInput
 from schema.errors import ConsoleError, InvalidTransitionError
 from services.cases import rules, saving, targets
-from services.command import Act, Command, Result, Target
+from services.cases.rules import CaseEvent
+from services.command import Act, Command, NotOffered, Offer, Result, Target
 
 _LEASES_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('leases:' || $1, 0))"
 # Counted in all cities (migration 0001): a token that narrows its bearer must not hide his other leases.
@@ -82,11 +84,10 @@ def _rights(act: Act[Any], kind: str) -> tuple[list[str], list[str], list[str]]:
     return [f[0] for f in found], [f[1] for f in found], [f[2] for f in found]
 
 
-async def _take_seat(act: Act[Any]) -> None:
-    """Refuse a sixth lease; holds the person's lock until the commit."""
+async def _leases(act: Act[Any]) -> int:
+    """How many leases the caller holds; none can be added until the commit."""
     await act.uow.execute(_LEASES_LOCK, act.caller.id)
-    if await act.uow.fetchval(_LEASES, act.caller.id, act.uow.now) >= rules.LEASES_EACH:
-        raise ConsoleError("LEASE_LIMIT", held=rules.LEASES_EACH)
+    return int(await act.uow.fetchval(_LEASES, act.caller.id, act.uow.now))
 
 
 async def _pending(act: Act[Any], queue_id: str, kind: str) -> int:
@@ -104,7 +105,7 @@ async def _claim(act: Act[Any], case: Row) -> Result:
         case,
         "claimed",
         "The case was claimed.",
-        state=rules.next_state("case", case["state"], "claim"),
+        state=rules.CASE.next(case["state"], "claim"),
         assignee_id=act.caller.id,
         lease_token=secrets.token_hex(16),
         lease_started_at=now,
@@ -124,13 +125,15 @@ class ClaimNextCase(Command[ClaimNextInput]):
     """The most urgent case of a queue that the caller may claim, or null when none waits."""
 
     input_type = ClaimNextInput
+    offered = NotOffered("it is asked of a queue, which case it will be is not known before")
 
     async def locate(self, act: Act[ClaimNextInput]) -> Target:
         row = await act.find("Queue", act.input.queue_id)
         return Target("Queue", row["id"], row, version=row["version"], judged=False)
 
     async def lock(self, act: Act[ClaimNextInput], target: Target) -> Target:
-        await _take_seat(act)
+        if await _leases(act) >= rules.LEASES_EACH:
+            raise ConsoleError("LEASE_LIMIT", held=rules.LEASES_EACH)
         queue = target.row
         if not queue["enabled"]:
             return target
@@ -150,13 +153,15 @@ class ClaimCase(Command[ClaimInput]):
     """A named case. The holder who claims it again hears of the lease he has."""
 
     input_type = ClaimInput
+    offered = Offer("Case", lambda target, _: {"caseId": target.id})
 
     async def locate(self, act: Act[ClaimInput]) -> Target:
         return await targets.find(act, act.input.case_id)
 
     async def lock(self, act: Act[ClaimInput], target: Target) -> Target:
-        await act.uow.execute(_LEASES_LOCK, act.caller.id)
-        return await targets.locked(act, target)
+        held = await _leases(act)
+        found = await targets.locked(act, target)
+        return replace(found, row={**found.row, "leases": held})
 
     async def repeated(self, act: Act[ClaimInput], target: Target) -> Result | None:
         case = target.row
@@ -166,15 +171,9 @@ class ClaimCase(Command[ClaimInput]):
         return Result(refs={"case": case["id"]}, values={"leaseToken": case["lease_token"], "pending": pending})
 
     def check(self, act: Act[ClaimInput], target: Target) -> None:
-        case = target.row
-        rules.check_shown(case, "claimCase")
-        if case["state"] != "CLAIMED":
-            rules.next_state("case", case["state"], "claim")
-        elif case["lease_expires_at"] > act.uow.now:
-            raise ConsoleError("CASE_CLAIMED")
+        rules.check_claim(target.row, act.caller.id, act.uow.now)
 
     async def execute(self, act: Act[ClaimInput], target: Target, entity_id: str | None) -> Result:
-        await _take_seat(act)
         return await _claim(act, target.row)
 
 
@@ -182,6 +181,7 @@ class RenewLease(Command[LeaseInput]):
     """Fifteen minutes more, up to eight hours in one go."""
 
     input_type = LeaseInput
+    offered = NotOffered("the holder's front end renews while the case is open, nobody presses for it")
 
     async def locate(self, act: Act[LeaseInput]) -> Target:
         return await targets.find(act, act.input.case_id)
@@ -201,12 +201,18 @@ class RenewLease(Command[LeaseInput]):
         return Result(refs={"lease": row["id"]}, after=row, changed=("lease",))
 
 
+def _mildest_step(target: Target, caller_id: str) -> Mapping[str, Any]:
+    return {"input": {**targets.presented(target, caller_id), "reason": {"code": "OTHER"}}}
+
+
 class ReleaseCase(Command[CaseActionInput]):
     """Give a claimed case back, or take the escalation off one."""
 
     input_type = CaseActionInput
+    step = True
+    offered = Offer("Case", _mildest_step)
     field = "releaseCase"
-    event = "release"
+    event: ClassVar[CaseEvent] = "release"
     told = "released", "The case was given back."
 
     async def locate(self, act: Act[CaseActionInput]) -> Target:
@@ -226,7 +232,7 @@ class ReleaseCase(Command[CaseActionInput]):
         )
 
     async def _step(self, act: Act[CaseActionInput], case: Row, **changes: Any) -> Result:
-        state = rules.next_state("case", case["state"], self.event)
+        state = rules.CASE.next(case["state"], self.event)
         kind, summary = self.told
         changes = {"state": state, "assignee_id": None, **saving.NO_LEASE, **changes}
         row = await saving.save(act, case, kind, summary, **changes)
@@ -239,6 +245,7 @@ class ReleaseCase(Command[CaseActionInput]):
 class SkipCase(ReleaseCase):
     """Give a claimed case back and not be offered it for four hours."""
 
+    step = False
     field = "skipCase"
     event = "skip"
     told = "skipped", "The case was skipped."

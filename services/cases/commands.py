@@ -6,6 +6,7 @@ Locks: a report takes the open case of its subject (the unique index decides who
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import asyncpg
@@ -18,7 +19,8 @@ from services.cases import rules, saving, targets
 from services.cases.claims import ClaimCase, ClaimNextCase, EscalateCase, ExpireLease, ReleaseCase, RenewLease, SkipCase
 from services.cases.decide import DecideCase, ExpireDecision
 from services.cases.effect import settle_reports
-from services.command import Act, Command, Result, Target
+from services.command import Act, Command, NotOffered, Offer, Result, Target
+from services.messages import writing
 from services.telling import publish_case, raise_alert, tell
 
 _REPORTS = "SELECT id, category, reporter_id, reporter_accuracy, reporter_muted FROM report WHERE case_id = $1"
@@ -30,9 +32,10 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 ON CONFLICT (source, external_id) DO NOTHING RETURNING id
 """
 _NOTE = """
-INSERT INTO note (id, case_id, city_id, author_id, body, internal, mention_ids, created_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+INSERT INTO note (id, case_id, city_id, author_id, body, internal, mention_ids, created_at, template_id, template_version)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 """
+_HIDDEN = "SELECT hidden_actions FROM queue WHERE id = $1"
 _SLA_POLICY = "SELECT first_response_seconds, resolve_seconds FROM sla_policy WHERE id = $1"
 _TEXT_MAXIMUM: Final = 10_000
 _ID_MAXIMUM: Final = 200
@@ -45,6 +48,7 @@ class SubmitReport(Command[ReportInput]):
     """A complaint: attaches to the subject's open case or opens one. The same external id again is the same report."""
 
     input_type = ReportInput
+    offered = NotOffered("a report comes from outside, with the external id that its source gave it")
 
     async def locate(self, act: Act[ReportInput]) -> Target:
         row = await act.find("Subject", act.input.subject_id)
@@ -91,7 +95,7 @@ class SubmitReport(Command[ReportInput]):
         report_id = await act.uow.fetchval(
             _REPORT,
             new_id("rep"),
-            rules.next_state("report", "RECEIVED", "attach"),
+            rules.REPORT.next("RECEIVED", "attach"),
             subject["id"],
             case["id"],
             case["city_id"],
@@ -140,6 +144,7 @@ class ResolveCase(ReleaseCase):
 class ReopenCase(ReleaseCase):
     """Take up a resolved case again, within 30 days, with a new clock; its reports wait for an answer again."""
 
+    step = False
     field = "reopenCase"
     event = "reopen"
     told = "reopened", "The case was reopened."
@@ -158,16 +163,45 @@ class ReopenCase(ReleaseCase):
 
 
 class AddNote(Command[NoteInput]):
-    """A note on a case, at any state; those mentioned are alerted."""
+    """A note on a case, at any state; those mentioned are alerted. From a template it is a message to the case's subject."""
 
     input_type = NoteInput
+    step = True
+    offered = Offer(
+        "Case",
+        lambda target, _: {
+            "input": {"caseId": target.id, "body": "Seen.", "internal": True, "idempotencyKey": "hint"},
+        },
+    )
 
     async def locate(self, act: Act[NoteInput]) -> Target:
-        return await targets.find(act, act.input.case_id)
+        target = await targets.find(act, act.input.case_id)
+        if act.input.template_id is not None:
+            await act.find("Template", act.input.template_id)  # NOT_FOUND now, before anything is said of the input
+        return target
 
     def validate(self, act: Act[NoteInput], target: Target) -> None:
-        if not 1 <= len(act.input.body.strip()) <= _TEXT_MAXIMUM:
-            raise ConsoleError("BAD_REQUEST", f"A note has 1 to {_TEXT_MAXIMUM:,} characters.", field="body")
+        if act.input.template_id is None:
+            if not act.input.body.strip() or len(act.input.body) > _TEXT_MAXIMUM:
+                raise ConsoleError("BAD_REQUEST", f"A note has 1 to {_TEXT_MAXIMUM:,} characters.", field="body")
+        elif act.input.internal:
+            raise ConsoleError(
+                "BAD_REQUEST", "A note from a template is sent, so it is not internal.", field="internal"
+            )
+        elif act.input.body.strip():
+            # Words of one's own may name somebody; what leaves the console is what was reviewed as a template.
+            raise ConsoleError("BAD_REQUEST", "A note from a template has no words of its own.", field="body")
+        self._check_mentions(act, target)
+
+    async def lock(self, act: Act[NoteInput], target: Target) -> Target:
+        # No row lock: a note stands beside whatever else becomes of the case.
+        hidden = await act.uow.fetchval(_HIDDEN, target.row["queue_id"])
+        return replace(target, row={**target.row, "hidden_actions": hidden})
+
+    def check(self, act: Act[NoteInput], target: Target) -> None:
+        rules.check_shown(target.row, "addNote")
+
+    def _check_mentions(self, act: Act[NoteInput], target: Target) -> None:
         mentions = act.input.mention_ids or []
         if len(mentions) > _MENTIONS_MAXIMUM:
             raise ConsoleError("BAD_REQUEST", f"At most {_MENTIONS_MAXIMUM} mentions.", field="mentionIds")
@@ -184,7 +218,8 @@ class AddNote(Command[NoteInput]):
                 raise ConsoleError("BAD_REQUEST", "Someone mentioned cannot see this case.", field="mentionIds")
 
     async def execute(self, act: Act[NoteInput], target: Target, entity_id: str | None) -> Result:
-        case, note_id = target.row, new_id("note")
+        case, note_id, template_id = target.row, new_id("note"), act.input.template_id
+        message = None if template_id is None else await writing.compose(act, case, template_id)
         mentions = sorted(set(act.input.mention_ids or []))
         await act.uow.execute(
             _NOTE,
@@ -192,14 +227,19 @@ class AddNote(Command[NoteInput]):
             case["id"],
             case["city_id"],
             act.caller.id,
-            act.input.body,
+            act.input.body if message is None else message.text,
             act.input.internal,
             mentions,
             act.uow.now,
+            None if message is None else message.template["id"],
+            None if message is None else message.template["version"],
         )
         # Not a new version of the case: a colleague's note would make the holder's decision a conflict.
         await tell(act, ("Case", case["id"]), case["city_id"], "note_added", "A note was added.")
         publish_case(act.uow, case, "note_added")
+        if message is not None:
+            writing.send(act, case, note_id, message)
+            await tell(act, ("Case", case["id"]), case["city_id"], "message_queued", "A message was queued.")
         await raise_alert(
             act.uow,
             "MENTION",

@@ -19,7 +19,8 @@ from schema.cases import DecideInput, StatementInput
 from schema.errors import ConsoleError, InvalidTransitionError
 from services.cases import rules, saving, targets
 from services.cases.effect import derive_subject, lock_subject, settle_reports, take_effect
-from services.command import Act, Command, Result, Target, check_version
+from services.cases.rules import ReportEvent
+from services.command import Act, Command, Offer, Result, Target, check_version
 
 _DECISION = """
 INSERT INTO decision (id, case_id, subject_id, city_id, content_category, kind, family, state, reason_code, reason_note,
@@ -33,14 +34,31 @@ _SOURCES = "SELECT count(*) FILTER (WHERE NOT automated) AS people FROM report W
 _REPLY_MAXIMUM: Final = 2_000
 
 
+def _mildest(target: Target, caller_id: str) -> Mapping[str, Any]:
+    sent = targets.presented(target, caller_id)
+    decided = {"kind": "NO_ACTION", "severity": 0, "reason": {"code": "OTHER"}, "idempotencyKey": "hint"}
+    return {"input": {**sent, "leaseToken": sent["leaseToken"] or "", **decided}}
+
+
 class DecideCase(Command[DecideInput]):
     """Decide a claimed case. Effective at once, or PROPOSED until the request is approved."""
 
     input_type = DecideInput
+    step = True
+    offered = Offer("Case", _mildest)
 
     async def locate(self, act: Act[DecideInput]) -> Target:
         target = await targets.find(act, act.input.case_id)
-        return _with_facts(act, target)
+        return self.with_input(act, target)
+
+    def with_input(self, act: Act[DecideInput], target: Target) -> Target:
+        wanted, hours = act.input, act.input.duration_hours
+        facts: dict[str, Fact] = {**target.facts, "decisionKind": wanted.kind.value, "indefinite": int(hours is None)}
+        if hours is not None:
+            facts["durationHours"] = hours
+        if act.reason is not None:
+            facts["reasonCode"] = act.reason.code
+        return replace(target, facts=facts)
 
     def validate(self, act: Act[DecideInput], target: Target) -> None:
         wanted = act.input
@@ -59,7 +77,7 @@ class DecideCase(Command[DecideInput]):
     async def lock(self, act: Act[DecideInput], target: Target) -> Target:
         found = await targets.locked(act, target)
         await lock_subject(act, found.row["subject_id"])
-        return _with_facts(act, found)
+        return self.with_input(act, found)
 
     def check(self, act: Act[DecideInput], target: Target) -> None:
         case = target.row
@@ -69,11 +87,11 @@ class DecideCase(Command[DecideInput]):
                 case,
                 field="decideCase",
                 event="decide",
-                lease_token=act.input.lease_token,
+                lease_token=act.input.lease_token or None,  # it must be sent, so who holds none sends an empty one
                 expected_version=act.input.expected_version,
             )
             return
-        rules.next_state("case", case["state"], "execute")
+        rules.CASE.next(case["state"], "execute")
         if case["approval_request_id"] != act.approval.request_id:
             raise InvalidTransitionError("case", case["state"], "be decided by another request")
         check_version(case, act.approval.target_version)
@@ -114,7 +132,7 @@ class DecideCase(Command[DecideInput]):
             case,
             "approval_requested",
             "A decision waits for a second person.",
-            state=rules.next_state("case", case["state"], "hold"),
+            state=rules.CASE.next(case["state"], "hold"),
             approval_request_id=request_id,
             **saving.NO_LEASE,  # the assignee stays: the case returns to him
         )
@@ -127,18 +145,17 @@ class DecideCase(Command[DecideInput]):
 
     async def execute(self, act: Act[DecideInput], target: Target, entity_id: str | None) -> Result:
         case, kind = target.row, act.input.kind.value
-        approved_by = act.approval.approved_by if act.approval else ()
         decision = await act.row(_LOCK, entity_id)
         subject = await lock_subject(act, case["subject_id"])
-        await take_effect(act, decision, subject, hours=act.input.duration_hours, approved_by=approved_by)
-        event = "dismiss" if kind == "NO_ACTION" else "action"
+        await take_effect(act, decision, subject, hours=act.input.duration_hours, approved_by=act.approved_by)
+        event: ReportEvent = "dismiss" if kind == "NO_ACTION" else "action"
         await settle_reports(act, case["id"], event, act.input.reply_to_reporters)
         row = await saving.save(
             act,
             case,
             "decided",
             f"Decided: {kind}.",
-            state=rules.next_state("case", case["state"], "execute" if act.approval else "decide"),
+            state=rules.CASE.next(case["state"], "execute" if act.approval else "decide"),
             assignee_id=None,
             resolved_at=act.uow.now,
             approval_request_id=None,
@@ -155,14 +172,14 @@ class DecideCase(Command[DecideInput]):
         case = target.row
         decision = await act.uow.fetchrow(_LOCK, entity_id)
         if decision is not None and decision["state"] == "PROPOSED":
-            await act.uow.execute(_STATE, entity_id, rules.next_state("decision", "PROPOSED", "reject"))
+            await act.uow.execute(_STATE, entity_id, rules.DECISION.next("PROPOSED", "reject"))
         if case["state"] == "PENDING_APPROVAL":
             await saving.save(
                 act,
                 case,
                 "returned",
                 "The decision was not approved; the case is open again.",
-                state=rules.next_state("case", case["state"], ENDINGS[outcome]),
+                state=rules.CASE.next(case["state"], ENDINGS[outcome]),
                 approval_request_id=None,
             )
 
@@ -176,16 +193,6 @@ class DecideCase(Command[DecideInput]):
             "case": {"before": {"state": target.row["state"]}, "after": after},
             "subject": {"strikes": rules.strikes(wanted.kind.value, wanted.severity)},
         }
-
-
-def _with_facts(act: Act[DecideInput], target: Target) -> Target:
-    wanted, hours = act.input, act.input.duration_hours
-    facts: dict[str, Fact] = {**target.facts, "decisionKind": wanted.kind.value, "indefinite": int(hours is None)}
-    if hours is not None:
-        facts["durationHours"] = hours
-    if act.reason is not None:
-        facts["reasonCode"] = act.reason.code
-    return replace(target, facts=facts)
 
 
 def _statement(
@@ -231,12 +238,12 @@ class ExpireDecision(Command[DecisionInput]):
         return _decision_target(await act.row(_LOCK, target.id))
 
     def check(self, act: Act[DecisionInput], target: Target) -> None:
-        rules.next_state("decision", target.row["state"], "expire")
+        rules.DECISION.next(target.row["state"], "expire")
         if target.row["expires_at"] is None or target.row["expires_at"] > act.uow.now:
             raise InvalidTransitionError("decision", "EFFECTIVE until later", "expire")
 
     async def execute(self, act: Act[DecisionInput], target: Target, entity_id: str | None) -> Result:
-        await act.uow.execute(_STATE, target.id, rules.next_state("decision", target.row["state"], "expire"))
+        await act.uow.execute(_STATE, target.id, rules.DECISION.next(target.row["state"], "expire"))
         subject = await lock_subject(act, target.row["subject_id"])
         await derive_subject(act, subject)
         return Result(changed=("state",))

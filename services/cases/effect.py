@@ -10,6 +10,7 @@ from typing import Any
 
 from db.unit_of_work import Row
 from services.cases import rules, saving
+from services.cases.rules import ReportEvent
 from services.command import Act
 from services.telling import tell
 
@@ -27,7 +28,7 @@ UPDATE subject SET state = $2, total_strikes = total_strikes + $3, version = ver
 _REPORTS = "UPDATE report SET state = $3, public_reply = coalesce($4, public_reply) WHERE case_id = $1 AND state = $2"
 
 
-async def settle_reports(act: Act[Any], case_id: str, event: str, reply: str | None = None) -> None:
+async def settle_reports(act: Act[Any], case_id: str, event: ReportEvent, reply: str | None = None) -> None:
     """Move every report of a case that ``event`` (action, dismiss, reopen) applies to."""
     for (state, name), after in rules.REPORT.items():
         if name == event:
@@ -48,8 +49,8 @@ async def take_effect(
 ) -> None:
     """Make a PROPOSED decision EFFECTIVE. At most one of a family is: the earlier one is superseded first."""
     now = act.uow.now
-    after = rules.next_state("decision", decision["state"], "take_effect")
-    superseded = rules.next_state("decision", "EFFECTIVE", "supersede")
+    after = rules.DECISION.next(decision["state"], "take_effect")
+    superseded = rules.DECISION.next("EFFECTIVE", "supersede")
     await act.uow.execute(_SUPERSEDE, subject["id"], decision["family"], superseded)
     expires_at = now + timedelta(hours=hours) if hours is not None else None
     await act.uow.execute(_TAKE_EFFECT, decision["id"], after, now, expires_at, list(approved_by))

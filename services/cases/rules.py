@@ -9,13 +9,42 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias, get_args
 
+from schema.cases import CaseState
 from schema.errors import ConsoleError, InvalidTransitionError
+from schema.moderation import DecisionState, ReportState
+from schema.states import StateTable
 
-Table = Mapping[tuple[str, str], str]
+CaseEvent: TypeAlias = Literal[
+    "claim",
+    "release",
+    "skip",
+    "escalate",
+    "resolve",
+    "decide",
+    "reopen",
+    "close",
+    "merge",
+    "lease_expired",
+    "request_info",
+    "reply",
+    "info_timeout",
+    "hold",
+    "resume",
+    "execute",
+    "reject",
+    "cancel",
+    "expire",
+    "invalidate",
+]
+ReportEvent: TypeAlias = Literal["attach", "action", "dismiss", "invalidate", "reopen"]
+DecisionEvent: TypeAlias = Literal["take_effect", "reject", "reverse", "supersede", "expire"]
 
-CASE: Final[Table] = MappingProxyType(
+CASE: Final[StateTable[CaseEvent]] = StateTable(
+    "case",
+    CaseState,
+    get_args(CaseEvent),
     {
         ("OPEN", "claim"): "CLAIMED",
         ("OPEN", "escalate"): "ESCALATED",
@@ -33,6 +62,7 @@ CASE: Final[Table] = MappingProxyType(
         ("PENDING_INFO", "info_timeout"): "OPEN",
         ("PENDING_INFO", "claim"): "CLAIMED",
         ("PENDING_APPROVAL", "execute"): "RESOLVED",
+        ("PENDING_APPROVAL", "resume"): "CLAIMED",  # an approved macro's steps go on as its requester's
         ("PENDING_APPROVAL", "reject"): "OPEN",
         ("PENDING_APPROVAL", "cancel"): "OPEN",
         ("PENDING_APPROVAL", "expire"): "OPEN",
@@ -41,11 +71,14 @@ CASE: Final[Table] = MappingProxyType(
         ("ESCALATED", "release"): "OPEN",
         ("RESOLVED", "reopen"): "OPEN",
         ("RESOLVED", "close"): "CLOSED",
-    }
+    },
 )
 CLAIMABLE: Final = frozenset(state for state, event in CASE if event == "claim")
 
-REPORT: Final[Table] = MappingProxyType(
+REPORT: Final[StateTable[ReportEvent]] = StateTable(
+    "report",
+    ReportState,
+    get_args(ReportEvent),
     {
         ("RECEIVED", "attach"): "ATTACHED",
         ("ATTACHED", "action"): "ACTIONED",
@@ -54,26 +87,21 @@ REPORT: Final[Table] = MappingProxyType(
         ("ATTACHED", "invalidate"): "INVALIDATED",
         ("ACTIONED", "reopen"): "ATTACHED",
         ("DISMISSED", "reopen"): "ATTACHED",
-    }
+    },
 )
 
-DECISION: Final[Table] = MappingProxyType(
+DECISION: Final[StateTable[DecisionEvent]] = StateTable(
+    "decision",
+    DecisionState,
+    get_args(DecisionEvent),
     {
         ("PROPOSED", "take_effect"): "EFFECTIVE",
         ("PROPOSED", "reject"): "REJECTED",
         ("EFFECTIVE", "reverse"): "REVERSED",
         ("EFFECTIVE", "supersede"): "SUPERSEDED",
         ("EFFECTIVE", "expire"): "EXPIRED",
-    }
+    },
 )
-
-
-def next_state(aggregate: str, state: str, event: str) -> str:
-    """The state after ``event`` on a ``case``, ``report`` or ``decision``; ``INVALID_TRANSITION`` when none is."""
-    found = {"case": CASE, "report": REPORT, "decision": DECISION}[aggregate].get((state, event))
-    if found is None:
-        raise InvalidTransitionError(aggregate, state, event.replace("_", " "))
-    return found
 
 
 # ---------- leases ----------
@@ -110,15 +138,28 @@ def check_shown(case: Mapping[str, Any], field: str) -> None:
         raise InvalidTransitionError("case of this queue", case["state"], field)
 
 
-def check_step(case: Mapping[str, Any], event: str, holder_id: str, token: str | None, now: datetime) -> None:
+def check_step(case: Mapping[str, Any], event: CaseEvent, holder_id: str, token: str | None, now: datetime) -> None:
     """Refuse a step by the lease, where it is one of a claimed case, then by the state."""
     state = case["state"]
     if ("CLAIMED", event) in CASE and (state == "CLAIMED" or (state, event) not in CASE):
         check_lease(case, holder_id, token, now)
-    next_state("case", state, event)
+    CASE.next(state, event)
     resolved_at = case["resolved_at"]
     if event == "reopen" and (resolved_at is None or resolved_at + REOPEN_WITHIN < now):
         raise InvalidTransitionError("case", f"RESOLVED for more than {REOPEN_WITHIN.days} days", event)
+
+
+def check_claim(case: Mapping[str, Any], staff_id: str, now: datetime) -> None:
+    """Refuse a claim by queue, state and ``leases``, how many the person holds. Claiming again what one holds says the same."""
+    check_shown(case, "claimCase")
+    if holds(case, staff_id, now):
+        return
+    if case["state"] != "CLAIMED":
+        CASE.next(case["state"], "claim")
+    elif case["lease_expires_at"] > now:
+        raise ConsoleError("CASE_CLAIMED")
+    if case["leases"] >= LEASES_EACH:
+        raise ConsoleError("LEASE_LIMIT", held=LEASES_EACH)
 
 
 def check_lease(case: Mapping[str, Any], holder_id: str, token: str | None, now: datetime) -> None:

@@ -60,7 +60,7 @@ async def extend_lease(act: Act[Any], case: Row, expires_at: datetime) -> Row:
 
 async def expire_lease(act: Act[Any], case: Row) -> Row:
     """Take an ended lease off a CLAIMED case: by the timer, or by whoever claims it first."""
-    state = rules.next_state("case", case["state"], "lease_expired")
+    state = rules.CASE.next(case["state"], "lease_expired")
     return await save(act, case, "lease_expired", "The lease ended unused.", state=state, assignee_id=None, **NO_LEASE)
 
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from db.unit_of_work import Row
 from services.cases import rules, saving
+from services.cases.rules import CaseEvent
 from services.command import Act, Target, check_version
 
 _SUBJECT = "SELECT * FROM subject WHERE id = $1"
 
 
-def _facts(act: Act[Any], case: Row) -> dict[str, int | str]:
-    return rules.facts(case, act.caller.id, act.uow.now)
-
-
 async def of_case(act: Act[Any], case: Row) -> Target:
     """A case row as target; its subject says whether it is the caller's own account, and protected."""
     subject = await act.row(_SUBJECT, case["subject_id"])
+    return _target(case, act.caller.id, act.uow.now, subject["staff_id"], protected=bool(subject["protected_tags"]))
+
+
+def hinted(case: Row, caller_id: str) -> Target:
+    """The same target for a hint, of a row that was read with the time and with what its subject says."""
+    return _target(case, caller_id, case["now"], case["subject_staff_id"], protected=bool(case["subject_tags"]))
+
+
+def _target(case: Row, caller_id: str, now: datetime, staff_id: str | None, *, protected: bool) -> Target:
     return Target(
         "Case",
         case["id"],
@@ -27,9 +34,10 @@ async def of_case(act: Act[Any], case: Row) -> Target:
         content_category=case["content_category"],
         version=case["version"],
         subject_id=case["subject_id"],
-        own_account=subject["staff_id"] == act.caller.id,
-        protected=bool(subject["protected_tags"]),
-        facts=_facts(act, case),
+        own_account=staff_id == caller_id,
+        concerned_id=staff_id,
+        protected=protected,
+        facts=rules.facts(case, caller_id, now),
     )
 
 
@@ -41,11 +49,19 @@ async def find(act: Act[Any], case_id: str) -> Target:
 async def locked(act: Act[Any], target: Target) -> Target:
     """The same case under its row lock."""
     row = await saving.lock(act, target.id)
-    return replace(target, row=row, version=row["version"], facts={**target.facts, **_facts(act, row)})
+    return replace(
+        target, row=row, version=row["version"], facts={**target.facts, **rules.facts(row, act.caller.id, act.uow.now)}
+    )
+
+
+def presented(target: Target, caller_id: str) -> dict[str, Any]:
+    """What this person would send with a step of the case as it stands: which, by which lease, on which version."""
+    token = target.row["lease_token"] if target.row["assignee_id"] == caller_id else None
+    return {"caseId": target.id, "leaseToken": token, "expectedVersion": target.row["version"]}
 
 
 def check_step(
-    act: Act[Any], case: Row, *, field: str, event: str, lease_token: str | None, expected_version: int
+    act: Act[Any], case: Row, *, field: str, event: CaseEvent, lease_token: str | None, expected_version: int
 ) -> None:
     """Lease and state, then version: the checks of every step of a case."""
     rules.check_shown(case, field)

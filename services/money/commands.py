@@ -18,13 +18,14 @@ from db.unit_of_work import Delivery, Row, new_id
 from schema.errors import ConsoleError, InvalidTransitionError
 from schema.money import CancelRefundInput, RequestRefundInput
 from services.approvals import request as requests
-from services.command import Act, Command, Result, Target, check_version
+from services.command import Act, Command, NotOffered, Offer, Result, Target, check_version
 from services.money import ledger, rules
 from services.telling import raise_alert, tell
 
 PORT: Final = "OrdersRefundKernel"
 SUBMIT: Final = "submit_refund"
 WINDOW: Final = timedelta(hours=24)
+LEAST_MINOR: Final = 1  # what a hint asks with
 
 _PAIR_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('refund:' || $1 || ':' || $2, 0))"
 # Both are asked of all cities, whichever the caller sees (migration 0001). An order has one buyer, so the buyer's refunds
@@ -41,6 +42,10 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, 'REQUESTED', $8, $9, $10, $11, $12, $13)
 async def _target(act: Act[Any], row: Row) -> Target:
     buyer = await act.uow.fetchrow(_BUYER, row["buyer_id"])
     staff_id = buyer["staff_id"] if buyer else None
+    return _of_order(row, act.caller.id, staff_id, protected=bool(buyer and buyer["protected"]))
+
+
+def _of_order(row: Row, caller_id: str, staff_id: str | None, *, protected: bool) -> Target:
     return Target(
         "OrderLedger",
         row["order_id"],
@@ -48,17 +53,30 @@ async def _target(act: Act[Any], row: Row) -> Target:
         city_id=row["city_id"],
         version=row["version"],
         subject_id=row["buyer_id"],
-        own_account=staff_id is not None and staff_id == act.caller.id,
-        protected=bool(buyer and buyer["protected"]),
+        own_account=staff_id is not None and staff_id == caller_id,
+        protected=protected,
         concerned_id=staff_id,
         currency=row["currency"],
     )
+
+
+def hinted(row: Row, caller_id: str) -> Target:
+    """An order as a hint's target, of a row that was read with what its buyer's account says."""
+    return _of_order(row, caller_id, row["buyer_staff_id"], protected=bool(row["buyer_protected"]))
+
+
+def _mildest(target: Target, _: str) -> Mapping[str, Any]:
+    amount = {"amountMinor": LEAST_MINOR, "currency": target.row["currency"]}
+    reason = {"code": "SERVICE_NOT_PROVIDED"}
+    return {"input": {"orderId": target.id, "amount": amount, "idempotencyKey": "hint", "reason": reason}}
 
 
 class RequestRefund(Command[RequestRefundInput]):
     """Refund part of an order: alone up to the caller's ceiling over 24 hours, beyond it with a second person."""
 
     input_type = RequestRefundInput
+    step = True
+    offered = Offer("OrderLedger", _mildest, {"sum24hMinor": LEAST_MINOR})
     # The order's sums move with every other refund; what binds is that the amount can still be refunded.
     binds_version = False
 
@@ -68,9 +86,9 @@ class RequestRefund(Command[RequestRefundInput]):
             case = await act.find("Case", act.input.case_id)
             if case["city_id"] != target.city_id:
                 raise ConsoleError("BAD_REQUEST", "The case is of another city than the order.", field="caseId")
-        return self._with_facts(act, target)
+        return self.with_input(act, target)
 
-    def _with_facts(self, act: Act[RequestRefundInput], target: Target) -> Target:
+    def with_input(self, act: Act[RequestRefundInput], target: Target) -> Target:
         facts: dict[str, int | str] = {
             "amountMinor": act.input.amount.amount_minor,
             "destination": _destination(act.input),
@@ -132,8 +150,7 @@ class RequestRefund(Command[RequestRefundInput]):
 
     async def execute(self, act: Act[RequestRefundInput], target: Target, entity_id: str | None) -> Result:
         refund = await ledger.lock_refund(act, str(entity_id))
-        approved_by = list(act.approval.approved_by) if act.approval else []
-        row = await ledger.move(act, refund, "approve", approved_by_ids=approved_by)
+        row = await ledger.move(act, refund, "approve", approved_by_ids=list(act.approved_by))
         act.uow.enqueue(
             Delivery(
                 PORT,
@@ -195,6 +212,7 @@ class CancelRefund(Command[CancelRefundInput]):
     """Call off a refund that was not approved yet; its approval request ends with it."""
 
     input_type = CancelRefundInput
+    offered = NotOffered("it is about a refund, which has no hints")
 
     async def locate(self, act: Act[CancelRefundInput]) -> Target:
         row = await act.find("Refund", act.input.refund_id)
@@ -210,7 +228,7 @@ class CancelRefund(Command[CancelRefundInput]):
         return replace(target, row=row, version=row["version"])
 
     def check(self, act: Act[CancelRefundInput], target: Target) -> None:
-        rules.next_state(target.row["state"], "cancel")
+        rules.REFUND.next(target.row["state"], "cancel")
         check_version(target.row, act.input.expected_version)
 
     async def execute(self, act: Act[CancelRefundInput], target: Target, entity_id: str | None) -> Result:

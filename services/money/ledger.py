@@ -10,6 +10,7 @@ from typing import Any
 from db.unit_of_work import Row
 from services.command import Act
 from services.money import rules
+from services.money.rules import RefundEvent
 
 _LOCK_LEDGER = "SELECT * FROM order_ledger WHERE order_id = $1 FOR UPDATE"
 _LOCK_REFUND = "SELECT * FROM refund WHERE id = $1 FOR UPDATE"
@@ -37,9 +38,9 @@ async def move_sums(act: Act[Any], order_id: str, before: str | None, after: str
         await act.uow.execute(_LEDGER, order_id, reserved, succeeded)
 
 
-async def move(act: Act[Any], refund: Row, event: str, **changes: Any) -> Row:
+async def move(act: Act[Any], refund: Row, event: RefundEvent, **changes: Any) -> Row:
     """Take a locked refund through one event of its state table, with its order's sums."""
-    after = rules.next_state(refund["state"], event)
+    after = rules.REFUND.next(refund["state"], event)
     row = await act.update("refund", refund["id"], {"state": after, **changes})
     await move_sums(act, refund["order_id"], refund["state"], after, refund["amount_minor"])
     return row

@@ -8,11 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias, get_args
 
-from schema.errors import ConsoleError, InvalidTransitionError
+from schema.errors import ConsoleError
+from schema.money import RefundState
+from schema.states import StateTable
 
-REFUND: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
+RefundEvent: TypeAlias = Literal[
+    "hold",
+    "approve",
+    "cancel",
+    "reject",
+    "expire",
+    "invalidate",
+    "submit",
+    "succeed",
+    "fail",
+    "require_action",
+    "kernel_cancel",
+]
+
+REFUND: Final[StateTable[RefundEvent]] = StateTable(
+    "refund",
+    RefundState,
+    get_args(RefundEvent),
     {
         ("REQUESTED", "hold"): "PENDING_APPROVAL",
         ("REQUESTED", "approve"): "APPROVED",
@@ -36,14 +55,14 @@ REFUND: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
         # We hear the kernel's present state, so we may never have seen the action that it required.
         ("SUBMITTED", "kernel_cancel"): "CANCELED",
         ("APPROVED", "kernel_cancel"): "CANCELED",
-    }
+    },
 )
 RESERVING: Final = frozenset(state for state, _ in REFUND)  # every state that has a way out
 TERMINAL: Final = frozenset(REFUND.values()) - RESERVING
 UNSPENT: Final = TERMINAL - {"SUCCEEDED"}  # what never left does not count against the anti-splitting sum
 
 # What the kernel says of a refund, as an event of ours. PENDING says that it has it.
-ANSWERS: Final[Mapping[str, str]] = MappingProxyType(
+ANSWERS: Final[Mapping[str, RefundEvent]] = MappingProxyType(
     {
         "PENDING": "submit",
         "SUCCEEDED": "succeed",
@@ -53,14 +72,6 @@ ANSWERS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 LARGEST_MINOR: Final = 2**31 - 1  # GraphQL's Int
-
-
-def next_state(state: str, event: str) -> str:
-    """The state of a refund after ``event``; ``INVALID_TRANSITION`` when there is none."""
-    found = REFUND.get((state, event))
-    if found is None:
-        raise InvalidTransitionError("refund", state, event.replace("_", " "))
-    return found
 
 
 def answered(state: str, kernel_state: str) -> str | None:

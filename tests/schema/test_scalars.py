@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -50,7 +51,8 @@ REFUSED: list[tuple[Callable[[object], Any], object]] = [
         )
     ),
     *((parse_email, value) for value in ("a@", "@b", "a b@c.d", "a@b", "x" * 250 + "@b.co", 1)),
-    *((parse_json, value) for value in ({"a": 1}, "{a:1}", "abc", 1, None)),
+    *((parse_json, value) for value in ({"a": 1}, "{a:1}", "abc", 1, None, "[" * 33 + "]" * 33)),
+    *((parse_json, value) for value in (r'"\u0000"', r'{"a\u0000": 1}', r'"\\\u0000"')),
     *(
         (parse_url, value)
         for value in ("a.example", "//a/b", "https://a//b", "https://", "http://[::1", "https://a b", 7)
@@ -72,7 +74,16 @@ def test_a_value_of_another_form_is_refused_without_repeating_it(
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [('{"a":1}', {"a": 1}), ("[1,2]", [1, 2]), ('"s"', "s"), ("1", 1), ("null", None)]
+    ("text", "value"),
+    [
+        ('{"a":1}', {"a": 1}),
+        ("[1,2]", [1, 2]),
+        ('"s"', "s"),
+        ("1", 1),
+        ("null", None),
+        (r'"\\u0000"', r"\u0000"),
+        ("[" * 32 + "]" * 32, json.loads("[" * 32 + "]" * 32)),
+    ],
 )
 def test_json_comes_in_as_a_string_and_is_read(text: str, value: object) -> None:
     assert parse_json(text) == value
