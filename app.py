@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from audit import live
 from audit.health import lag_seconds
@@ -25,8 +25,9 @@ from authz.identity import Authenticator
 from countersign.settings import Role, Settings, SettingsError, load
 from db.migrate import head
 from db.pool import open_pool
-from resolvers import audit_roots
+from resolvers import audit_roots, macro_preview
 from resolvers.callers import Callers
+from resolvers.clock_watch import Alarm, ClockWatch
 from resolvers.context import utc_now
 from resolvers.cursors import Cursors
 from resolvers.documents import Documents
@@ -41,12 +42,24 @@ from resolvers.pipeline import Pipeline, no_fault
 from resolvers.reader import Reader
 from resolvers.realtime import RealTime
 from resolvers.realtime_records import StreamRecords
-from resolvers.rest import Probe, Readiness, Routes, database_probe, healthz, jwks, root
+from resolvers.rest import (
+    Probe,
+    Readiness,
+    Routes,
+    database_probe,
+    healthz,
+    jwks,
+    root,
+    unnumbered_seconds,
+    waiting_probe,
+)
 from resolvers.startup import findings
 from resolvers.tokens import Tokens
+from schema import telemetry
 from schema.build import console
 from schema.console import Console
 from schema.errors import ConsoleError
+from services.alerts.chain import AlarmInput
 
 if TYPE_CHECKING:
     import asyncpg
@@ -59,14 +72,18 @@ logger = logging.getLogger("countersign.audit")
 
 _HAS_RECORDS = "SELECT EXISTS (SELECT FROM audit.intake) OR EXISTS (SELECT FROM audit.head WHERE size > 0)"
 _HAS_CHECKPOINTS = "SELECT EXISTS (SELECT FROM audit.checkpoint)"
-_STALE_LOG_SECONDS = 60.0  # security-contract FC-3: not ready when the oldest record waits longer for its anchor
+_STALE_SECONDS = 60.0  # security-contract FC-3: not ready when the oldest record waits longer for its anchor
+_STALE_LOG = "The oldest audit record waits {} for its anchor; is `countersign work` running?"
+_STALE_EVENTS = "The oldest event waits {} for its number; is `countersign work` running?"
 
 
 class Application:
     """The ASGI application of one serving process; its parts live from lifespan startup to shutdown."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, told: bool = True) -> None:
+        """``told``: to telemetry, where that is on."""
         self._settings = settings
+        self._told = told
         self._stack = AsyncExitStack()
         self._edge: ASGIApp | None = None
 
@@ -81,8 +98,11 @@ class Application:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
+            if self._told:
+                await _telling(self._stack, self._settings, "serve")
             self._edge = await self._stack.enter_async_context(serving(self._settings))
         except Exception as error:
+            await self._stack.aclose()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise
         await send({"type": "lifespan.startup.complete"})
@@ -131,7 +151,10 @@ async def _base(stack: AsyncExitStack, settings: Settings, role: Role) -> _Base:
         audit_pool,
         Tokens({"1": keys.next_token_key}, "1", clock=time.time),
         salt=keys.tag("mask"),
-        functions=audit_roots.functions(audit_pool, trust, audit_limits, worm=False),
+        functions={
+            **audit_roots.functions(audit_pool, trust, audit_limits, worm=False),
+            **macro_preview.functions(lambda: pipeline),
+        },
     )
     pipeline = Pipeline(pool, authorizer, writer, reader.find, schema.rules, fault=_fault(settings))
     stack.push_async_callback(pipeline.close)
@@ -181,11 +204,18 @@ async def serving(settings: Settings) -> AsyncGenerator[ASGIApp, None]:
         stack.push_async_callback(hub.stop)
         await realtime.start()
         stack.push_async_callback(realtime.stop)
+        clocks = ClockWatch(base.pool, _alarm(base.pipeline))
+        await stack.enter_async_context(clocks.watching())
         graphiql = GraphiQL(
             tabs=TABS, people=lambda: _people(base.authorizer, dev) if dev and settings.demo_mode else []
         )
         graphql = GraphQL(parts, graphiql)
         stack.push_async_callback(graphql.stop)
+        if telemetry.on():
+            from countersign import gauges
+
+            gauges.pools({"cs_app": base.pool, "cs_audit_reader": base.audit_pool})
+            gauges.serving(parts.documents, base.reader, realtime)
         http: dict[str, ASGIApp] = {
             **graphiql.routes(),
             "/": root,
@@ -195,7 +225,9 @@ async def serving(settings: Settings) -> AsyncGenerator[ASGIApp, None]:
                 {
                     "database": database_probe(base.pool, head()),
                     "policy": _policy_probe(base.authorizer),
-                    "audit": _audit_probe(base.pool),
+                    "audit": waiting_probe(base.pool, lag_seconds, _STALE_SECONDS, _STALE_LOG),
+                    "events": waiting_probe(base.pool, unnumbered_seconds, _STALE_SECONDS, _STALE_EVENTS),
+                    "clock": clocks.probe,
                 }
             ),
         }
@@ -210,25 +242,22 @@ async def run_background(settings: Settings, stop: asyncio.Event) -> None:
     from audit.keys import Signer
     from audit.sealer import Sealer
     from resolvers.deliveries import Deliveries
+    from resolvers.routes import routes
     from resolvers.worker import Worker
+    from services.adapters.help_center_embedded import EmbeddedHelpCenter
     from services.adapters.kernel_embedded import EmbeddedKernel
-    from services.alerts.chain import AlarmInput
 
     async with AsyncExitStack() as stack:
+        await _telling(stack, settings, "work")
         base = await _base(stack, settings, "cs_worker")
         fault = _fault(settings)
-        deliveries = Deliveries(base.pool, base.pipeline, EmbeddedKernel(base.pool), fault=fault)
+        calls = routes(EmbeddedKernel(base.pool), EmbeddedHelpCenter(base.pool))
+        deliveries = Deliveries(base.pool, base.pipeline, calls, fault=fault)
         worker = Worker(base.pool, base.pipeline, deliveries, listen=settings.dsn("cs_worker"), fault=fault)
         new = settings.makes_keys and not await base.audit_pool.fetchval(_HAS_CHECKPOINTS)
         signer = Signer.open(settings.signer_path, settings.audit_origin, create=new)
 
-        async def alarm(code: str, text: str) -> None:
-            logger.error("audit alarm %s: %s", code, text)
-            try:
-                await base.pipeline.system("audit.alarm", AlarmInput(code, text))
-            except ConsoleError as error:  # sealing goes on: the log line stands, and readiness says what is wrong
-                logger.error("the alarm was not delivered: %s", error.code)  # noqa: TRY400 - the code says it
-
+        alarm = _alarm(base.pipeline)
         sealer = Sealer(
             settings.dsn("cs_sealer"),
             keys=base.keys,
@@ -241,6 +270,25 @@ async def run_background(settings: Settings, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(worker.run(stop))
             group.create_task(sealer.run(stop))
+            group.create_task(ClockWatch(base.pool, alarm).run(stop))
+            if telemetry.on():
+                from countersign import gauges
+
+                gauges.pools({"cs_worker": base.pool, "cs_audit_reader": base.audit_pool})
+                group.create_task(gauges.Waiting(base.pool, deliveries).run(stop))
+
+
+def _alarm(pipeline: Pipeline) -> Alarm:
+    """Log it, and alert those who answer for the console."""
+
+    async def alarm(code: str, text: str) -> None:
+        logger.error("audit alarm %s: %s", code, text)
+        try:
+            await pipeline.system("audit.alarm", AlarmInput(code, text))
+        except ConsoleError as error:  # work goes on: the log line stands, and readiness says what is wrong
+            logger.error("the alarm was not delivered: %s", error.code)  # noqa: TRY400 - the code says it
+
+    return alarm
 
 
 def refuse_misfits() -> None:
@@ -248,6 +296,14 @@ def refuse_misfits() -> None:
     found = findings()
     if found:
         raise SettingsError("This does not fit together; `countersign schema check` lists it too: " + "; ".join(found))
+
+
+async def _telling(stack: AsyncExitStack, settings: Settings, role: Literal["serve", "work"]) -> None:
+    """Telemetry around everything else, where ``OTEL_*`` asks for it; otherwise its code is not even loaded."""
+    if settings.telemetry.on:
+        from countersign.telemetry import running
+
+        await stack.enter_async_context(running(settings.telemetry, role))
 
 
 async def _pool(stack: AsyncExitStack, settings: Settings, role: Role) -> asyncpg.Pool[Any]:
@@ -279,18 +335,6 @@ def _policy_probe(authorizer: Authorizer) -> Probe:
     return probe
 
 
-def _audit_probe(pool: asyncpg.Pool[Any]) -> Probe:
-    async def probe() -> str | None:
-        waiting = await lag_seconds(pool)
-        return (
-            None
-            if waiting < _STALE_LOG_SECONDS
-            else f"The oldest audit record waits {waiting:.0f} s for its anchor; is `countersign work` running?"
-        )
-
-    return probe
-
-
 def _fault(settings: Settings) -> Fault:
     """Crash tests name one point in COUNTERSIGN_CRASH_AT: the first process of this home that reaches it is killed there, once."""
     point = settings.crash_at
@@ -306,9 +350,9 @@ def _fault(settings: Settings) -> Fault:
     return fault
 
 
-def create_app(settings: Settings) -> Application:
+def create_app(settings: Settings, *, told: bool = True) -> Application:
     """The application for these settings."""
-    return Application(settings)
+    return Application(settings, told=told)
 
 
 def __getattr__(name: str) -> Any:

@@ -29,6 +29,7 @@ MAX_TOKENS: Final = 64
 MAX_INTEGER: Final = 2**53 - 1
 
 _TOKEN: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_MOST_NAMED: Final = 8  # keys in one refusal
 
 
 def _tokens(text: str) -> tuple[str, ...]:
@@ -208,8 +209,13 @@ def _parse(node: Any, depth: int) -> Condition:
     if keys == {"fact", "op", "value"}:
         return _leaf(node["fact"], node["op"], node["value"])
     raise ConditionError(
-        f"a condition has the keys all, any, not, or fact, op and value; not {', '.join(sorted(map(str, keys))) or 'none'}"
+        f"a condition has the keys all, any, not, or fact, op and value; not {', '.join(sorted(map(_word, keys))[:_MOST_NAMED]) or 'none'}"
     )
+
+
+def _word(said: object) -> str:
+    """What a refusal may repeat of what was sent: a token. Anything else could be long, or about somebody."""
+    return said if isinstance(said, str) and _TOKEN.fullmatch(said) else "(no token)"
 
 
 def _items(node: Any, depth: int) -> tuple[Condition, ...]:
@@ -229,18 +235,19 @@ def _leaf(fact: Any, op: Any, value: Any) -> Leaf:
         return Leaf(fact, op, _enum_value(fact, op, value))
     if fact in SETS:
         if op not in ("subset", "overlaps"):
-            raise ConditionError(f"{fact} is a set, it has no operator {op}")
+            raise ConditionError(f"{fact} is a set, it has no operator {_word(op)}")
         return Leaf(fact, op, _token_list(fact, value, SETS[fact]))
-    raise ConditionError(f"unknown fact {fact}")
+    raise ConditionError(f"unknown fact {_word(fact)}")
 
 
 def _integer_value(fact: str, op: str, value: Any) -> int | FactRef:
     if op not in COMPARISONS:
-        raise ConditionError(f"{fact} is an integer, it has no operator {op}")
+        raise ConditionError(f"{fact} is an integer, it has no operator {_word(op)}")
     if isinstance(value, Mapping):
-        if set(value) != {"fact"} or value["fact"] not in INTEGERS:
+        name = value.get("fact")
+        if set(value) != {"fact"} or not isinstance(name, str) or name not in INTEGERS:
             raise ConditionError(f"{fact} is compared with an integer or an integer fact")
-        return FactRef(value["fact"])
+        return FactRef(name)
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConditionError(f"{fact} is compared with an integer or an integer fact")
     if abs(value) > MAX_INTEGER:
@@ -250,7 +257,7 @@ def _integer_value(fact: str, op: str, value: Any) -> int | FactRef:
 
 def _enum_value(fact: str, op: str, value: Any) -> str | tuple[str, ...]:
     if op not in _ENUM_OPERATORS and not (op in _ORDERINGS and fact in ORDERED):
-        raise ConditionError(f"{fact} has no operator {op}")
+        raise ConditionError(f"{fact} has no operator {_word(op)}")
     if op in ("in", "notIn"):
         return _token_list(fact, value, ENUMS[fact])
     return _token(fact, value, ENUMS[fact])

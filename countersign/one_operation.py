@@ -21,7 +21,8 @@ async def session(settings: Settings) -> AsyncIterator[Post]:
     """Calls of one application: each posts a body to /graphql with a token and gives the whole answer."""
     from app import create_app
 
-    application = create_app(settings)
+    # Nothing is told of it: what serves for one call is no process that somebody watches.
+    application = create_app(settings, told=False)
     async with lifespan(application):
 
         async def post(token: str, body: dict[str, Any]) -> dict[str, Any]:

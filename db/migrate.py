@@ -6,6 +6,7 @@ that serving processes do not carry it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "migrations"
-LOCK_TIMEOUT: Final = "1s"
+# Well below the server's deadlock_timeout of a second: a migration that holds one table and waits for the next gives up before
+# anybody who holds the next and waits for the first has waited long. What it gave up is tried again.
+LOCK_TIMEOUT: Final = "250ms"
+LOCK_TRIES: Final = 20
+_PAUSE_SECONDS: Final = 0.25
 STATEMENT_TIMEOUT: Final = "5min"
 OWNER: Final = "cs_owner"
 AUDIT_OWNER: Final = "cs_audit_owner"
@@ -42,7 +47,7 @@ _NO_ROLES: Final = (
     asyncpg.InvalidCatalogNameError,
     asyncpg.InvalidParameterValueError,
 )
-_LOCK_NOT_AVAILABLE: Final = "55P03"
+_BUSY: Final = ("55P03", "40P01")  # a lock was not to be had in time, or only against somebody who waited for ours
 
 
 class MigrationError(Exception):
@@ -204,6 +209,25 @@ async def _connect(owner: Mapping[str, Any]) -> asyncpg.Connection[Any]:
 
 
 async def _with_config(owner: Mapping[str, Any], run: Callable[[Config], Result]) -> Result:
+    """Run Alembic until its locks were to be had; each revision is a transaction, so what was done stays done."""
+    for _ in range(LOCK_TRIES - 1):
+        try:
+            return await _once(owner, run)
+        except _BusyError:
+            await asyncio.sleep(_PAUSE_SECONDS)
+    try:
+        return await _once(owner, run)
+    except _BusyError as error:
+        raise MigrationError(
+            f"A migration found no lock within {LOCK_TIMEOUT}, {LOCK_TRIES} times, and was taken back. Run it again when it is calmer."
+        ) from error
+
+
+class _BusyError(Exception):
+    """A lock was not to be had in time."""
+
+
+async def _once(owner: Mapping[str, Any], run: Callable[[Config], Result]) -> Result:
     """Run Alembic, which is synchronous, on an asyncpg connection by SQLAlchemy's greenlet bridge."""
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.ext.asyncio import create_async_engine
@@ -223,27 +247,36 @@ async def _with_config(owner: Mapping[str, Any], run: Callable[[Config], Result]
     try:
         async with engine.connect() as connection:
             return await connection.run_sync(with_connection)
-    except (asyncpg.LockNotAvailableError, DBAPIError) as error:
-        if (
-            not isinstance(error, asyncpg.LockNotAvailableError)
-            and getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE
-        ):
+    except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, DBAPIError) as error:
+        if getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None) not in _BUSY:
             raise
-        raise MigrationError(
-            f"A migration waited longer than {LOCK_TIMEOUT} for a lock and was taken back. Run it again when it is calmer."
-        ) from error
+        raise _BusyError from error
     finally:
         await engine.dispose()
         await conn.close()
 
 
-def run_script(name: str) -> None:
-    """Run ``migrations/sql/<name>`` within the running revision's transaction: many statements, sent as they stand in the file."""
+def run_script(name: str, *, apart: bool = False) -> None:
+    """Run ``migrations/sql/<name>`` within the running revision's transaction: many statements, sent as they stand in the file.
+
+    ``apart``: outside of it, for one block that commits after each step. Its steps must bear being done twice: where a lock was
+    not to be had, all of it is run again.
+    """
+    from alembic import op
+
+    if apart:
+        with op.get_context().autocommit_block():
+            _send(name)
+    else:
+        _send(name)
+
+
+def _send(name: str) -> None:
     from alembic import op
     from sqlalchemy.util import await_only
 
     connection = op.get_bind()
-    # SQLAlchemy opens its transaction at the first statement of its own; only then may the script go to the driver.
+    # SQLAlchemy opens its transaction (where it opens one) at the first statement of its own; only then may the script follow.
     connection.exec_driver_sql("SELECT 1")
     driver = connection.connection.driver_connection
     if driver is None:

@@ -148,6 +148,7 @@ case_file = Table(  # "case" is a reserved word
     Column("approval_request_id", Text),
     Column("version", Integer, nullable=False, server_default="1"),
     ForeignKeyConstraint(["subject_id", "city_id"], ["subject.id", "subject.city_id"], name="case_subject_city"),
+    UniqueConstraint("id", "city_id", name="case_city"),
     CheckConstraint("(state = 'CLAIMED') = (lease_token IS NOT NULL)", name="case_claimed_has_lease"),
     CheckConstraint("(lease_token IS NULL) = (lease_expires_at IS NULL)", name="case_lease_expires"),
     Index(
@@ -203,6 +204,8 @@ note = Table(
     Column("body", Text, nullable=False),
     Column("internal", Boolean, nullable=False),
     _texts("mention_ids"),
+    Column("template_id", Text),  # of a note that was sent: which text of which version it is
+    Column("template_version", Integer),
     _at("created_at", null=False),
     Index("note_by_case", "case_id", "created_at", "id"),
 )
@@ -250,6 +253,7 @@ decision = Table(
     _at("created_at", null=False),
     Index("decision_effective_once", "subject_id", "family", unique=True, postgresql_where=text("state = 'EFFECTIVE'")),
     Index("decision_by_subject", "subject_id", "created_at", "id"),
+    Index("decision_to_expire", "expires_at", postgresql_where=text("state = 'EFFECTIVE'")),
     Index("decision_by_created", "created_at", "id"),
 )
 
@@ -328,6 +332,9 @@ approval_request = Table(
     Column("policy_version", BigInteger, nullable=False),
     Column("seats", JSONB, nullable=False),  # per policy: approvals, seats (role, least tier), must include
     Column("approvals_needed", Integer, nullable=False),
+    # Steps that need approval by themselves (authz.requirements.Gate); a macro's request has them.
+    Column("gates", JSONB, nullable=False, server_default=text("'[]'")),
+    Column("contributor_ids", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # wrote it; may not vote
     Column("requester_id", Text, ForeignKey("staff.id"), nullable=False),
     Column("requester_role", Text, nullable=False),
     Column("requester_tier", Text, nullable=False),
@@ -354,6 +361,12 @@ approval_request = Table(
     Index("approval_by_created", "created_at", "id"),
     Index("approval_by_due", "approve_by", "id"),
     Index("approval_pending", "state", "approve_by"),
+    Index(
+        "approval_to_execute",
+        "execute_by",
+        postgresql_where=text("state = 'APPROVED' AND execution IN ('NOT_STARTED','FAILED')"),
+    ),
+    Index("approval_by_requester", "requester_id", "created_at"),
 )
 
 approval_vote = Table(
@@ -381,6 +394,80 @@ approval_execution = Table(  # its primary key is what makes an execution happen
     _at("at", null=False),
 )
 
+approval_policy = Table(  # the overlay: every version of every policy, append-only; of each id one is the current one
+    "approval_policy",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("action", Text, nullable=False),  # approval key
+    Column("condition", JSONB(none_as_null=True)),  # None: it always applies
+    Column("seats", JSONB, nullable=False),  # per seat the roles with their least tier; or the text STEPS
+    Column("approve_within_seconds", Integer, nullable=False),
+    Column("execute_within_seconds", Integer, nullable=False),
+    Column("enabled", Boolean, nullable=False, server_default=text("true")),
+    Column("shipped", Boolean, nullable=False, server_default=text("false")),  # brought by a release, not by people
+    Column("current", Boolean, nullable=False, server_default=text("true")),
+    _at("created_at", null=False),
+    Column("created_by_id", Text, ForeignKey("staff.id")),
+    Column("request_id", Text, ForeignKey("approval_execution.request_id")),
+    CheckConstraint("version >= 1", name="approval_policy_version"),
+    CheckConstraint("approve_within_seconds > 0 AND execute_within_seconds > 0", name="approval_policy_clocks"),
+    CheckConstraint(
+        "(request_id IS NULL) = shipped AND (created_by_id IS NULL) = shipped", name="approval_policy_made_by"
+    ),
+    UniqueConstraint("request_id", name="approval_policy_execution_once"),
+    Index("approval_policy_current", "id", unique=True, postgresql_where=text("current")),
+    Index("approval_policy_by_action", "action", "id", postgresql_where=text("current")),
+)
+
+# ---------- macros ----------
+macro = Table(  # every version of every macro; of each id one is the current one: the published, else the newest
+    "macro",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("current", Boolean, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    _texts("allowed_roles"),
+    _texts("case_kinds"),
+    Column("parameters", JSONB, nullable=False),  # JSON Schema
+    Column("steps", JSONB, nullable=False),  # key, action, argsTemplate, when
+    Column("author_id", Text, ForeignKey("staff.id"), nullable=False),
+    _at("created_at", null=False),
+    CheckConstraint("version >= 1", name="macro_version"),
+    CheckConstraint("state IN ('DRAFT','PUBLISHED','RETIRED')", name="macro_state"),
+    CheckConstraint("jsonb_array_length(steps) BETWEEN 1 AND 12", name="macro_steps"),
+    Index("macro_published_once", "id", unique=True, postgresql_where=text("state = 'PUBLISHED'")),
+    Index("macro_current_once", "id", unique=True, postgresql_where=text("current")),
+    Index("macro_by_name", "name", "id", postgresql_where=text("current")),
+)
+
+macro_run = Table(
+    "macro_run",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("macro_id", Text, nullable=False),
+    Column("macro_version", Integer, nullable=False),
+    Column("case_id", Text, nullable=False),
+    Column("city_id", Text),
+    Column("plan_hash", Text, nullable=False),
+    Column("bound_hash", Text, nullable=False),  # of what an approval is for: the plan without versions
+    Column("state", Text, nullable=False),
+    Column("steps", JSONB, nullable=False),  # the plan as it was run or approved
+    Column("requester_id", Text, ForeignKey("staff.id"), nullable=False),
+    Column("approval_request_id", Text),
+    _at("created_at", null=False),
+    Column("version", Integer, nullable=False, server_default="1"),
+    CheckConstraint("state IN ('PENDING_APPROVAL','EXECUTED','FAILED','REJECTED','EXPIRED')", name="macro_run_state"),
+    ForeignKeyConstraint(["macro_id", "macro_version"], ["macro.id", "macro.version"], name="macro_run_macro"),
+    ForeignKeyConstraint(["case_id"], ["case_file.id"], name="macro_run_case"),
+    ForeignKeyConstraint(["case_id", "city_id"], ["case_file.id", "case_file.city_id"], name="macro_run_case_city"),
+    Index("macro_run_by_created", "created_at", "id"),
+    Index("macro_run_by_case", "case_id", "created_at", "id"),
+)
+
 # ---------- what leaves after the commit ----------
 alert = Table(
     "alert",
@@ -397,6 +484,7 @@ alert = Table(
     _at("acknowledged_at"),
     Column("acknowledged_by_id", Text),
     Index("alert_by_created", "created_at", "id"),
+    Index("alert_pair", "target_id", "created_at", postgresql_where=text("kind = 'APPROVAL_PAIR'")),
 )
 
 event = Table(  # one row per thing subscribers hear; position is given after the commit, by one sequencer, in order
@@ -430,9 +518,18 @@ outbox = Table(  # calls to other systems; a GraphQL Delivery
     _at("created_at", null=False),
     _at("next_attempt_at"),
     _at("delivered_at"),
+    Column("lane", Text),  # calls of one lane leave in the order they were queued in, never two at once
     UniqueConstraint("port", "operation", "key", name="outbox_key"),
-    Index("outbox_due", "next_attempt_at", postgresql_where=text("state IN ('PENDING','RETRYING')")),
+    Index("outbox_due", "port", "next_attempt_at", "id", postgresql_where=text("state IN ('PENDING','RETRYING')")),
     Index("outbox_by_target", "target_type", "target_id", "created_at"),
+    Index(
+        "outbox_lane",
+        "port",
+        "lane",
+        "created_at",
+        "id",
+        postgresql_where=text("state IN ('PENDING','RETRYING')"),
+    ),
 )
 
 idempotency = Table(
@@ -444,6 +541,15 @@ idempotency = Table(
     Column("arguments_hash", LargeBinary, nullable=False),
     Column("result", JSONB),
     _at("created_at", null=False),
+)
+
+rate_counter = Table(  # a bucket of tokens that processes share
+    "rate_counter",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("person_id", Text, primary_key=True),
+    _at("full_at", null=False),
+    Index("rate_counter_by_time", "full_at"),
 )
 
 # ---------- the embedded Orders & Refund Kernel: another system that happens to live in the same Postgres ----------
@@ -468,4 +574,64 @@ kernel_order = Table(  # what the demo tells the kernel to do with an order's re
     metadata,
     Column("order_id", Text, primary_key=True),
     Column("sim", Text, nullable=False, server_default="succeed"),
+)
+
+# ---------- messages ----------
+city = Table(  # what a city is called and speaks; one without a row is called by its id
+    "city",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("locale", Text, nullable=False),
+)
+
+template = Table(
+    "template",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("locale", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    _texts("variables"),  # of subject and body, in their order
+    Column("disabled", Boolean, nullable=False, server_default=text("false")),
+    Column("version", Integer, nullable=False, server_default="1"),
+    UniqueConstraint("name", "locale", name="template_name_locale"),
+)
+
+template_version = Table(  # every text there ever was: a message that waits goes out in the version its author saw
+    "template_version",
+    metadata,
+    Column("template_id", Text, ForeignKey("template.id"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("subject", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("saved_by_id", Text, nullable=False),
+    _at("saved_at", null=False),
+)
+
+# ---------- the embedded Help Center: another system that happens to live in the same Postgres ----------
+help_message = Table(
+    "help_message",
+    metadata,
+    Column("key", Text, primary_key=True),  # note id: one message per key whatever the repeats
+    Column("template", Text, nullable=False),
+    Column("locale", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("variables", JSONB, nullable=False),
+    Column("recipient", Text, nullable=False),  # a reference: whom it stands for is the help center's to know
+    Column("external_ref", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    _at("created_at", null=False),
+)
+
+help_sim = Table(  # what the demo lets go wrong: sim = unavailable:TIMES | lost:TIMES | slow:SECONDS | refuse:CODE
+    "help_sim",
+    metadata,
+    Column("kind", Text, primary_key=True),  # template or recipient
+    Column("name", Text, primary_key=True),
+    Column("sim", Text, nullable=False),
+    Column("calls", Integer, nullable=False, server_default="0"),
+    CheckConstraint("kind IN ('template', 'recipient')", name="help_sim_kind"),
 )

@@ -43,6 +43,7 @@ _UNDIGESTED: Final = frozenset(
         "reporterId",
         "leaseToken",
         "idempotencyKey",
+        "parameters",
         "facts",
         "explanation",
     }

@@ -126,6 +126,9 @@ class Source:
     parent: tuple[str, str] | None = None  # (column, type): no row of its own, visible where that parent is
     targets: tuple[str, ...] = ()  # visible with its target (target_type, target_id), one of these types
     role: str = "app"  # the database role whose statement reads it
+    versioned: bool = (
+        False  # several rows of one key: ``version`` tells them apart, ``current`` is the one meant by the key alone
+    )
     text: tuple[str, ...] = ()  # columns that ``listAudit(text:)`` searches
 
 

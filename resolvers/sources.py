@@ -82,7 +82,7 @@ def _leased(t: FromClause, _: Reach) -> ColumnElement[bool]:
 _CASE_FACTS: Final = {"caseKind": "kind", "contentCategory": "content_category", "caseState": "state"}
 
 _CASE_HINTS: Final = (
-    *("kind", "state", "city_id", "content_category", "assignee_id", "lease_token"),
+    *("id", "subject_id", "version", "kind", "state", "city_id", "content_category", "assignee_id", "lease_token"),
     *("lease_expires_at", "last_claimed_at", "resolved_at"),
     *("now", "hidden_actions", "leases", "subject_staff_id", "subject_tags"),  # of ``derived.NEEDS``
 )
@@ -207,6 +207,8 @@ LEDGER: Final = Source(
                 "reserved_minor",
                 "disputed_minor",
                 "charge_refundable",
+                "version",
+                *("now", "buyer_staff_id", "buyer_protected"),  # of ``derived.NEEDS``
             )
         ),
     },
@@ -225,13 +227,18 @@ REFUND: Final = Source(
     owners=("requester_id",),
 )
 
-DELIVERY: Final = Source(tables.outbox, order=Order(("created_at",), descending=True), targets=("Refund",))
+DELIVERY: Final = Source(tables.outbox, order=Order(("created_at",), descending=True), targets=("Refund", "Note"))
+
+
+# ---------- messages ----------
+TEMPLATE: Final = Source(tables.template, order=Order(("name", "locale")))
 
 
 # ---------- dual control ----------
 # What a vote is judged by; the caller's own vote comes with the row.
 _BALLOT: Final = (
-    *("state", "requester_id", "subject_staff_id", "city_id", "content_category", "facts", "seats"),
+    *("state", "requester_id", "subject_staff_id", "city_id", "content_category", "facts", "seats", "gates"),
+    "contributor_ids",
     *("voted", "overdue"),  # of ``derived.NEEDS``
 )
 
@@ -258,11 +265,30 @@ APPROVAL: Final = Source(
     amount="amount_minor",
 )
 
+APPROVAL_POLICY: Final = Source(
+    tables.approval_policy,
+    fields={
+        "condition": Computed(("condition",)),
+        "floor": Computed(("action",)),
+        **{name: Computed(("seats",)) for name in ("approvals", "approverRoles", "minTier", "mustInclude")},
+    },
+    order=Order(("action",)),
+    versioned=True,
+)
+
 VOTE: Final = Source(
     tables.approval_vote,
     fields={"voter": Actor("voter_id")},
     order=Order(("at",)),
     parent=("request_id", "ApprovalRequest"),
+)
+
+
+# ---------- macros ----------
+MACRO: Final = Source(tables.macro, fields={"steps": Computed(("steps",))}, order=Order(("name",)), versioned=True)
+
+MACRO_RUN: Final = Source(
+    tables.macro_run, fields={"steps": Computed(("steps",))}, order=Order(("created_at",), descending=True)
 )
 
 
@@ -349,8 +375,12 @@ SOURCES: Final[Mapping[str, Source]] = MappingProxyType(
         "OrderLedger": LEDGER,
         "Refund": REFUND,
         "Delivery": DELIVERY,
+        "Template": TEMPLATE,
         "ApprovalRequest": APPROVAL,
         "ApprovalVote": VOTE,
+        "Macro": MACRO,
+        "MacroRun": MACRO_RUN,
+        "ApprovalPolicy": APPROVAL_POLICY,
         "StaffMember": STAFF,
         "Grant": GRANT,
         "Viewer": VIEWER,

@@ -16,6 +16,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from authz import approval_book
 from countersign.embedded import SUPERUSER, Cluster, find_binaries
 from db import migrate
 from db.pool import Dsn, open_pool
@@ -77,6 +78,7 @@ async def template_db(cluster: Cluster) -> str:
     """The migrated database that clones are made from. Nobody may stay connected to it."""
     await migrate.bootstrap(cluster.connect_kwargs(), TEMPLATE)
     await migrate.upgrade(cluster.connect_kwargs("cs_owner", TEMPLATE))
+    await approval_book.bring(cluster.connect_kwargs("cs_owner", TEMPLATE))
     return TEMPLATE
 
 

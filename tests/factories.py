@@ -16,11 +16,12 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from audit.record import columns, new_record, staff_actor
 from authz.caller import Caller, StaffRow
-from authz.directory import load_staff
+from authz.directory import load_directory
 from authz.enforcer import Snapshot
 from authz.policy import Policy
 from db import tables
 from db.unit_of_work import uuid7
+from services.messages.rules import placeholders
 
 Conn: TypeAlias = "asyncpg.Connection[Any]"
 
@@ -250,6 +251,21 @@ async def delivery(
     )
 
 
+async def city(conn: Conn, city_id: str, locale: str, *, name: str | None = None) -> str:
+    return str(await insert(conn, tables.city, id=city_id, name=name or city_id.title(), locale=locale))
+
+
+async def template(conn: Conn, name: str = "hello", locale: str = "en", **row: Any) -> str:
+    """A template with its one version; its variables are what its texts name."""
+    values = {"subject": "About {{caseId}}", "body": "We look at it in {{cityName}}.", "version": 1, **row}
+    found = placeholders(values["subject"], values["body"])
+    id_ = f"tpl_{number()}"
+    await insert(conn, tables.template, id=id_, name=name, locale=locale, variables=list(found), **values)
+    kept = {key: values[key] for key in ("version", "subject", "body")}
+    await insert(conn, tables.template_version, template_id=id_, saved_by_id="st_lead", saved_at=NOW, **kept)
+    return id_
+
+
 REFUND_SEATS = {
     "key": "refund.request",
     "approvals": 1,
@@ -305,6 +321,72 @@ async def vote(conn: Conn, request_id: str, voter_id: str, *, vote: str = "APPRO
     return str(await insert(conn, tables.approval_vote, request_id=request_id, voter_id=voter_id, vote=vote, **values))
 
 
+REFUND_PARAMETERS = {
+    "type": "object",
+    "properties": {"orderId": {"type": "string"}, "amountMinor": {"type": "integer", "minimum": 1}},
+    "required": ["orderId"],
+    "additionalProperties": False,
+}
+REFUND_STEPS = (
+    {
+        "key": "refund",
+        "action": "requestRefund",
+        "argsTemplate": {
+            "orderId": "{{param.orderId}}",
+            "amount": {"amountMinor": "{{order.refundableMinor}}", "currency": "{{order.currency}}"},
+            "reason": {"code": "CANCELED_BY_STUDIO"},
+        },
+        "when": None,
+    },
+    {
+        "key": "note",
+        "action": "addNote",
+        "argsTemplate": {"body": "Refunded {{order.refundableMinor}} on {{param.orderId}}.", "internal": True},
+        "when": None,
+    },
+    {
+        "key": "resolve",
+        "action": "resolveCase",
+        "argsTemplate": {"reason": {"code": "NO_VIOLATION"}},
+        "when": None,
+    },
+)
+
+
+async def macro(conn: Conn, author_id: str, *, version: int = 1, state: str = "PUBLISHED", **row: Any) -> str:
+    """A macro of one version: refund what is left of an order, note it, resolve the case."""
+    values = {
+        "id": f"mac_{number()}",
+        "current": True,
+        "name": "Refund and apologise",
+        "description": "",
+        "allowed_roles": ["SUPPORT"],
+        "case_kinds": ["REFUND"],
+        "parameters": REFUND_PARAMETERS,
+        "steps": list(REFUND_STEPS),
+        "created_at": NOW,
+        **row,
+    }
+    return str(await insert(conn, tables.macro, author_id=author_id, version=version, state=state, **values))
+
+
+async def macro_run(conn: Conn, macro_id: str, case_id: str, requester_id: str, **row: Any) -> str:
+    """A run that was executed, of version 1."""
+    values = {
+        "id": f"run_{number()}",
+        "macro_version": 1,
+        "city_id": await conn.fetchval("SELECT city_id FROM case_file WHERE id = $1", case_id),
+        "plan_hash": "0.0",
+        "bound_hash": "0",
+        "state": "EXECUTED",
+        "steps": [],
+        "created_at": NOW,
+        **row,
+    }
+    keys = {"macro_id": macro_id, "case_id": case_id, "requester_id": requester_id}
+    return str(await insert(conn, tables.macro_run, **keys, **values))
+
+
 async def alert(conn: Conn, *recipient_ids: str, city_id: str | None = "lisbon", **row: Any) -> str:
     values = {
         "id": f"alt_{number()}",
@@ -322,8 +404,8 @@ async def alert(conn: Conn, *recipient_ids: str, city_id: str | None = "lisbon",
 
 async def snapshot(conn: Conn) -> Snapshot:
     """The shipped policy with the directory as it is now."""
-    version, people = await load_staff(conn)
-    return Snapshot(version, Policy.shipped(), people)
+    loaded = await load_directory(conn)
+    return Snapshot(loaded.version, Policy.shipped(), loaded.staff, book=loaded.book)
 
 
 def caller(of: Snapshot, staff_id: str) -> Caller:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "security-contract.md").read_text()
-MOST_NOT_BUILT = 23  # lower it with each promise that a test comes to stand behind; nothing raises it
+MOST_NOT_BUILT = 14  # lower it with each promise that a test comes to stand behind; nothing raises it
 ID = r"[A-Z]{2}-\d+"
 
 

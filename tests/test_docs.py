@@ -16,10 +16,12 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
-from authz.policy import ROWS, Policy
+from authz.policy import Policy
+from authz.rows import live
 from countersign import demo_data
 from countersign.cli import app
-from countersign.settings import Settings
+from countersign.settings import Settings, Telemetry
+from resolvers import hints
 from resolvers.documents import Documents
 from resolvers.registry import COMMANDS, misfits
 from resolvers.startup import unruled
@@ -29,6 +31,7 @@ from schema.console import Console
 from schema.errors import ConsoleError
 from schema.fields import get
 from schema.lint import lint
+from schema.states import StateTable
 from services.cases import commands, rules
 
 ROOT = Path(__file__).parent.parent
@@ -133,15 +136,19 @@ def test_a_command_is_told_with_its_example_and_all_its_options(name: str, comma
 VARIABLES = {
     "DATABASE_URL" if name == "database_url" else f"COUNTERSIGN_{name.upper()}": field
     for name, field in Settings.model_fields.items()
-}
+} | {f"OTEL_{name.upper()}": field for name, field in Telemetry.model_fields.items()}
 
 
 def test_the_page_of_settings_has_each_of_them_with_its_default() -> None:
     rows = re.findall(r"^\| (`[A-Z_]+`(?:, `[A-Z_]+`)*) \| (.+?) \| .+ \|$", page("configuration.md"), re.MULTILINE)
-    told = {variable: default for names, default in rows for variable in re.findall(r"[A-Z_]+", names)}
+    told: dict[str, str] = {}
+    for names, defaults in rows:
+        variables, each = re.findall(r"[A-Z_]+", names), defaults.split(", ")
+        told |= dict(zip(variables, each if len(each) == len(variables) else [defaults] * len(variables), strict=True))
     assert sorted(told) == sorted(VARIABLES)
     plain = {name: field.default for name, field in VARIABLES.items() if field.default not in (None, "", ())}
-    assert {name: told[name].strip("`") for name in plain} == {name: str(value) for name, value in plain.items()}
+    said = {name: told[name].strip("`").lower() for name in plain}
+    assert said == {name: str(value).lower() for name, value in plain.items()}
 
 
 def test_every_variable_that_a_page_names_is_a_setting() -> None:
@@ -209,6 +216,15 @@ def test_a_mutation_without_its_command_stops_the_start_in_the_words_of_the_page
     assert found.replace("someNewCase", "moveCase") in page("add-a-mutation.md")
 
 
+def test_what_the_page_says_of_a_forgotten_hint_and_of_a_forgotten_event(moving: Console) -> None:
+    command = type("MoveCase", (commands.AddNote,), {"offered": None})()
+    [forgotten] = hints.misfits(moving, {"moveCase": command})
+    assert forgotten in page("add-a-mutation.md")
+    with pytest.raises(ValueError, match="no state takes") as caught:
+        StateTable("case", cases.CaseState, (*rules.CASE.events, "move"), rules.CASE)  # type: ignore[arg-type]
+    assert str(caught.value) in page("add-a-mutation.md")
+
+
 def test_rule_and_command_of_the_page_stand_on_what_is_there() -> None:
     schema = made("add-a-mutation.md", "schema/cases.py", cases)
     taken = {"enabled": True, "id": "q_2", "kind": "MODERATION", "city_ids": ["lisbon"], "content_categories": []}
@@ -243,4 +259,4 @@ def test_the_lines_of_the_page_are_lines_of_the_policy() -> None:
         _, role, tier, *row, effect, condition = (part.strip() for part in line.split(","))
         assert f"{role} {tier}" in shipped
         assert (row, effect, condition) == (["slaPolicy", "read"], "allow", "")
-    assert ("case", "route") in ROWS  # the row that the other page says is there
+    assert ("case", "route") in live().every  # the row that the other page says is there

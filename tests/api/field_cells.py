@@ -24,6 +24,7 @@ from authz.caller import Caller
 from db.unit_of_work import begin
 from resolvers.context import Request
 from resolvers.hub_rights import may_hear
+from resolvers.performing import coerced
 from resolvers.registry import COMMANDS
 from schema.build import console
 from schema.errors import ConsoleError
@@ -37,6 +38,14 @@ EACH = "*"  # in a path: any item of a list
 _numbers = itertools.count(1)
 _LATELY = {"from": (datetime.now(UTC) - timedelta(days=40)).isoformat(), "to": datetime.now(UTC).isoformat()}
 REASON = {"code": "SPAM", "note": "Because it is so."}
+SETTING = {"code": "CLEANUP"}
+STAFF_REASON = {"code": "ROLE_CHANGE"}
+# Refusals by state of what somebody may do: the right was passed, nothing is shown.
+BEYOND = frozenset({"CASE_CLAIMED", "LEASE_LOST", "LEASE_REQUIRED", "INVALID_TRANSITION"})
+
+
+def _macro(o: Objects) -> dict[str, Any]:
+    return {"macroId": o.ids["Macro"], "caseId": o.ids["Case"], "leaseToken": "lease", "parameters": "{}"}
 
 
 def _step(o: Objects) -> dict[str, Any]:
@@ -51,6 +60,7 @@ QUERIES: Mapping[str, Any] = {
     "getAuditProof": lambda o: {"id": o.ids["AuditRecord"]},
     "listAuditCheckpoints": lambda _: {},
     "approvalMetrics": lambda _: {"at": _LATELY},
+    "previewMacro": lambda o: {"input": _macro(o)},
 }
 MUTATIONS: Mapping[str, Any] = {
     "submitReport": lambda o: {
@@ -92,6 +102,59 @@ MUTATIONS: Mapping[str, Any] = {
         "input": {"requestId": o.ids["ApprovalRequest"], "expectedVersion": 1, "reason": {"code": "SHIFT_END"}}
     },
     "acknowledgeAlert": lambda o: {"id": o.ids["Alert"]},
+    "saveMacro": lambda o: {
+        "input": {
+            "id": o.ids["Macro"],
+            "name": "Again",
+            "description": "",
+            "allowedRoles": ["SUPPORT"],
+            "caseKinds": ["REFUND"],
+            "parameters": '{"type": "object"}',
+            "expectedVersion": 1,
+            "idempotencyKey": f"m{next(_numbers)}",
+            "steps": [{"key": "note", "action": "addNote", "argsTemplate": '{"body": "Seen.", "internal": true}'}],
+            "reason": SETTING,
+        }
+    },
+    "publishMacro": lambda o: {"input": {"macroId": o.ids["Macro"], "expectedVersion": 1, "reason": SETTING}},
+    "retireMacro": lambda o: {"input": {"macroId": o.ids["Macro"], "expectedVersion": 1, "reason": SETTING}},
+    "runMacro": lambda o: {
+        "input": {
+            **_macro(o),
+            "planHash": "0.0",
+            "idempotencyKey": f"u{next(_numbers)}",
+            "reason": {"code": "SHIFT_END"},
+        }
+    },
+    "saveApprovalPolicy": lambda o: {
+        "input": {
+            "id": o.ids["ApprovalPolicy"],
+            "action": "refund.request",
+            "condition": "null",
+            "approvals": 1,
+            "approverRoles": ["FINANCE"],
+            "minTier": "AGENT",
+            "approveWithinSeconds": 3600,
+            "executeWithinSeconds": 3600,
+            "enabled": True,
+            "expectedVersion": 1,
+            "idempotencyKey": f"p{next(_numbers)}",
+            "reason": STAFF_REASON,
+        }
+    },
+    "retryDelivery": lambda o: {"id": o.ids["Delivery"]},
+    "saveTemplate": lambda o: {
+        "input": {
+            "id": o.ids["Template"],
+            "name": o.ids["Template.name"],
+            "locale": "en",
+            "subject": "About {{caseId}}",
+            "body": "We look at it.",
+            "disabled": False,
+            "expectedVersion": 1,
+            "reason": {"code": "CLEANUP"},
+        }
+    },
 }
 
 
@@ -233,6 +296,14 @@ class Asking:
     ) -> None:
         place = f"{parent}.{name}"
         error = errors.get(path)
+        if error is not None and error["errorType"] == "NOT_FOUND":
+            self._all(place, below, ABSENT)
+            return
+        if error is not None and error["errorType"] in BEYOND:
+            self.cells.setdefault(place, VALUE)
+            for one in below.every() if below else ():
+                self.cells.setdefault(one, ABSENT)
+            return
         if error is not None:
             if error["errorType"] not in DENIALS:
                 self.problems.append(f"{self._where} {place}: {error['errorType']} {error['message']}")
@@ -289,7 +360,7 @@ class Asking:
         async def never(*_: Any) -> Any:
             raise AssertionError("done")
 
-        arguments = MUTATIONS[name](self._objects)
+        arguments = coerced(name, MUTATIONS[name](self._objects))
         try:
             await self._stage.pipeline.run(self._request(), name, arguments, never, stop)
         except StopError:
@@ -314,7 +385,8 @@ class Asking:
         variables = operation.bind(console().core, {f"{name}_{one}": value for one, value in given.items()})
         names = {"case": "Case", "lease": "Case", "report": "Report", "decision": "Decision", "refund": "Refund",
                  "ledger": "OrderLedger", "approvalRequest": "ApprovalRequest", "request": "ApprovalRequest",
-                 "alert": "Alert"}  # fmt: skip
+                 "alert": "Alert", "delivery": "Delivery", "template": "Template", "macro": "Macro", "run": "MacroRun",
+                 "policy": "ApprovalPolicy"}  # fmt: skip
         refs = {key: self._objects.ids[of] for key, of in names.items()}
         result = Result(refs={**refs, "note": self._objects.ids["Note"]}, values={"leaseToken": "lease", "pending": 1})
         extra = {"outcome": "EXECUTED", "audit": {"id": "a", "seq": 1.0, "hash": "h"}}

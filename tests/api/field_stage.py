@@ -28,7 +28,7 @@ from countersign.demo import _write
 from countersign.demo_data import HANDLES, ROLES, build, display_name, staff_id
 from db.pool import open_pool
 from db.unit_of_work import uuid7
-from resolvers import audit_roots
+from resolvers import audit_roots, macro_preview
 from resolvers.documents import Documents
 from resolvers.pipeline import Pipeline
 from resolvers.reader import Reader
@@ -48,6 +48,13 @@ CLEAR = {
     "Report.detail": "Write to buyer@mail.example.",
     "Subject.displayNameMasked": "Ana Souza",
 }
+BUSINESS = ("SUPPORT", "TRUST_SAFETY", "FINANCE", "CONTENT_EDITOR", "CITY_OPS")
+STEPS = [{"key": "note", "action": "addNote", "argsTemplate": {"body": "Seen.", "internal": True}, "when": "case.id"}]
+# A step of a plan as a run keeps it.
+PLANNED = {
+    "key": "note", "action": "addNote", "verdict": "OK", "errorCode": "NONE", "before": {}, "after": {"note": {}},
+    "externalEffects": ["HelpCenter.send"],
+}  # fmt: skip
 SEATS = {
     "key": "case.decide",
     "approvals": 1,
@@ -152,7 +159,7 @@ def colleague(handle: str) -> str:
     return next((one for one in agents if role_of(one) == role_of(handle)), "support-agent")
 
 
-async def _chain(conn: asyncpg.Connection[Any], city: str, category: str, kind: str) -> dict[str, str]:
+async def _chain(conn: asyncpg.Connection[Any], city: str, category: str, kind: str, macro: str) -> dict[str, str]:
     """A case of one kind with everything that hangs on it, claimed by an agent."""
     decider, which = staff_id("ts-agent"), f"{city}_{category}_{kind}".lower()
     subject = await factories.subject(
@@ -192,12 +199,24 @@ async def _chain(conn: asyncpg.Connection[Any], city: str, category: str, kind: 
         command="decideCase", target_type="Case", target_id=case, seats=SEATS, facts={"decisionKind": "BAN"},
         reason_note=CLEAR["Reason.note"], reason_ticket="T-2",
     )  # fmt: skip
+    run = await factories.macro_run(
+        conn, macro, case, decider, steps=[PLANNED], approval_request_id=ban,
+    )  # fmt: skip
     alert = await factories.alert(
         conn, *(staff_id(one) for one in HANDLES), city_id=city, target_id=case, acknowledged_at=factories.NOW,
         acknowledged_by_id=decider,
     )  # fmt: skip
     return {"Case": case, "Subject": subject, "Queue": queue, "Report": report, "Decision": decision, "Alert": alert,
-            "Note": note, "case.decide": ban}  # fmt: skip
+            "Note": note, "case.decide": ban, "MacroRun": run}  # fmt: skip
+
+
+async def _shared(conn: asyncpg.Connection[Any]) -> dict[str, str]:
+    """What is of no city: a macro for every role, an approval policy as shipped."""
+    macro = await factories.macro(
+        conn, staff_id("ts-lead"), allowed_roles=[*BUSINESS], case_kinds=["MODERATION", "REFUND", "CITY"], steps=STEPS,
+        description="For the matrix.", parameters={"type": "object"},
+    )  # fmt: skip
+    return {"Macro": macro, "ApprovalPolicy": "refund.request/1"}
 
 
 async def _money(conn: asyncpg.Connection[Any], city: str) -> dict[str, str]:
@@ -220,7 +239,7 @@ async def _money(conn: asyncpg.Connection[Any], city: str) -> dict[str, str]:
     )
     shown = await conn.fetchval("SELECT payload_hash FROM approval_request WHERE id = $1", request)
     return {"OrderLedger": found["order_id"], "Refund": found["id"], "ApprovalRequest": request, "Delivery": delivery,
-            "hash": shown}  # fmt: skip
+            "hash": shown, "Template": "tpl_info_needed_en", "Template.name": "info_needed"}  # fmt: skip
 
 
 async def _log(
@@ -278,8 +297,9 @@ async def opened(database: Database, folder: Path) -> AsyncIterator[FieldStage]:
         anchor = DirectoryAnchor(folder / "anchor")
         sealer = Sealer(database.dsn("cs_sealer"), keys=keys, signer=signer, anchor=anchor, writer=writer)
         stack.push_async_callback(sealer.close)
+        shared = await _shared(conn)
         chains = {
-            (city, category, kind): await _chain(conn, city, category, kind)
+            (city, category, kind): {**shared, **await _chain(conn, city, category, kind, shared["Macro"])}
             for city in CITIES
             for category in ("SFW", "PROHIBITED")
             for kind in ("MODERATION", "REFUND", "CITY")
@@ -290,7 +310,10 @@ async def opened(database: Database, folder: Path) -> AsyncIterator[FieldStage]:
         trust = Trust(ORIGIN, (signer.vkey,), keys.writer_keys, anchor.directory)
         reader = Reader(
             of, app, audit, Tokens({"k": b"0" * 32}, "k", clock=lambda: 0.0), salt="s",
-            functions=audit_roots.functions(audit, lambda: trust, Limits(), worm=False),
+            functions={
+                **audit_roots.functions(audit, lambda: trust, Limits(), worm=False),
+                **macro_preview.functions(lambda: pipeline),
+            },
         )  # fmt: skip
         authorizer = Authorizer(app)
         pipeline = Pipeline(app, authorizer, writer, reader.find, of.rules)

@@ -27,8 +27,11 @@ from authz.dev_issuer import DevIssuer
 from authz.enforcer import Authorizer
 from authz.identity import Authenticator
 from authz.issuers import ApiKey
+from db.migrate import head
 from db.pool import open_pool
+from resolvers import macro_preview
 from resolvers.callers import Callers
+from resolvers.clock_watch import ClockWatch
 from resolvers.computed import Call
 from resolvers.context import utc_now
 from resolvers.cursors import Cursors
@@ -47,6 +50,7 @@ from resolvers.tokens import Tokens
 from schema.build import console
 from schema.errors import ConsoleError
 from tests.api.serving import served
+from tests.api.tally import TALLY, Overheard
 from tests.conftest import Database
 
 PEOPLE = """
@@ -116,8 +120,9 @@ class Stage:
         writer = Writer(keys, origin="test/audit/main")
         reader = Reader(
             schema, pool, audit_pool, Tokens({"k": keys.next_token_key}, "k", clock=time.time), salt="s",
-            functions=dict.fromkeys(_AUDIT_ROOTS, _elsewhere),
+            functions={**dict.fromkeys(_AUDIT_ROOTS, _elsewhere), **macro_preview.functions(lambda: pipeline)},
         )  # fmt: skip
+        pipeline = Pipeline(pool, authorizer, writer, reader.find, schema.rules)
         parts = Parts(
             console=schema,
             callers=Callers(
@@ -129,7 +134,7 @@ class Stage:
             authorizer=authorizer,
             documents=Documents(schema.core),
             reader=reader,
-            pipeline=Pipeline(pool, authorizer, writer, reader.find, schema.rules),
+            pipeline=pipeline,
             writer=writer,
             app_pool=pool,
             limits=limits,
@@ -150,11 +155,11 @@ class Stage:
         graphql = GraphQL(parts)
         http = {
             "/graphql": graphql, "/healthz": healthz, "/.well-known/jwks.json": jwks(dev),
-            "/readyz": Readiness({"database": database_probe(pool, "0002")}),
+            "/readyz": Readiness({"database": database_probe(pool, head()), "clock": ClockWatch(pool, _unheard).probe}),
         }  # fmt: skip
         routes = Routes(http, {"/graphql/realtime": realtime})
         try:
-            async with served(Edge(routes, parts.front)) as address:
+            async with served(Overheard(Edge(routes, parts.front), TALLY.of(database))) as address:
                 yield Stage(address, database, parts, hub, realtime, dev)
                 await realtime.stop()
         finally:
@@ -353,6 +358,10 @@ class AppSyncClient:
 async def _elsewhere(_: Call) -> Any:
     """The audit's own root fields have their own tests."""
     raise ConsoleError("DEPENDENCY_UNAVAILABLE")
+
+
+async def _unheard(code: str, text: str) -> None:
+    raise AssertionError(f"{code}: {text}")  # a probe alarms nobody
 
 
 _AUDIT_ROOTS = ("verifyAudit", "getAuditProof", "getAuditCheckpoint", "listAuditCheckpoints", "auditHealth")

@@ -501,6 +501,20 @@ async def test_mutations_have_a_rate_of_their_own_and_count_by_root_field(stages
     assert "errors" not in (await stage.ask("st_ts", ME)).json()
 
 
+@pytest.mark.contract("RT-1")
+async def test_a_query_that_holds_a_writes_locks_counts_as_one(stages: MakeStage) -> None:
+    stage = await stages(Limits(mutation_rate=(0.01, 1)))
+    preview = 'previewMacro(input: { macroId: "x", caseId: "x", leaseToken: "x", parameters: "{}" }) { planHash }'
+    kinds = [
+        error["errorType"]
+        for _ in range(2)
+        for error in (await stage.ask("st_ts", f"query {{ {preview} }}")).json()["errors"]
+    ]
+    assert kinds[1:] == ["RATE_LIMITED"]
+    assert kinds[0] != "RATE_LIMITED"
+    assert "errors" not in (await stage.ask("st_ts", ME)).json()
+
+
 # ---------- found by attacking it ----------
 async def arranged(stage: Stage, make: Callable[[Any], Awaitable[str]]) -> str:
     """Write rows as the superuser."""

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from authz import enforcer as enforcer_module
-from authz.directory import DirectoryError, load_staff, load_version
+from authz.directory import DirectoryError, load_directory, load_version
 from authz.enforcer import LAST_GOOD_SECONDS, RELOAD_SECONDS, VERIFIED_SECONDS, Authorizer
 from db.pool import Dsn
 from schema.errors import ConsoleError
@@ -57,7 +57,7 @@ async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], s
 async def test_the_directory_is_read_in_one_version(pools: Pools) -> None:
     pool = await pools("cs_app")
     async with pool.acquire() as conn:
-        version, staff = await load_staff(conn)
+        version, staff, _ = await load_directory(conn)
         assert version == await load_version(conn)
     assert sorted(staff) == ["ana", "ben"]
     ana = staff["ana"]
@@ -99,9 +99,9 @@ async def test_many_requests_that_meet_a_new_version_load_it_once(
     async def counted(conn: asyncpg.Connection[Any]) -> Any:
         nonlocal loads
         loads += 1
-        return await load_staff(conn)
+        return await load_directory(conn)
 
-    monkeypatch.setattr(enforcer_module, "load_staff", counted)
+    monkeypatch.setattr(enforcer_module, "load_directory", counted)
     snapshots = await asyncio.gather(*(authorizer.current(version) for _ in range(20)))
     assert loads == 1
     assert {id(one) for one in snapshots} == {id(snapshots[0])}
@@ -258,9 +258,9 @@ async def test_a_directory_of_states_that_do_not_exist_or_without_a_version_is_r
         )
         async with pool.acquire() as conn:
             with pytest.raises(DirectoryError, match="staff ben: unknown state"):
-                await load_staff(conn)
+                await load_directory(conn)
             await root.execute("SET session_replication_role = replica; DELETE FROM authz_version")
-            for load in (load_staff, load_version):
+            for load in (load_directory, load_version):
                 with pytest.raises(DirectoryError, match="authz_version has no row"):
                     await load(conn)
         await refused(Authorizer(pool))

@@ -94,3 +94,21 @@ STATEMENT = {
     "contentType": ["TEXT"],
     "automatedDetection": False,
 }
+
+ADD_NOTE = """
+mutation AddNote($input: NoteInput!) {
+  addNote(input: $input) { outcome note { id body internal } case { id version } audit { id hash } }
+}
+"""
+MESSAGE_DELIVERIES = """
+query MessageDeliveries($note: ID) {
+  listDeliveries(filter: { targetType: { eq: "Note" }, targetId: { eq: $note } }) {
+    items { id port operation state attempts lastErrorCode } nextToken
+  }
+}
+"""
+RETRY_DELIVERY = """
+mutation RetryDelivery($id: ID!) {
+  retryDelivery(id: $id) { outcome delivery { id state attempts } audit { id hash } }
+}
+"""

@@ -172,6 +172,28 @@ async def test_killed_between_the_kernels_effect_and_our_note_the_money_leaves_o
     await once(crashing, pending["refund"]["id"], pending["approvalRequest"]["id"])
 
 
+@pytest.mark.contract("RL-2", "ID-3")
+@pytest.mark.slow  # the claim of the killed delivery runs out after 30 seconds
+@pytest.mark.parametrize("crashing", ["after_message_effect"], indirect=True)
+async def test_killed_between_a_message_and_our_note_it_is_sent_once(crashing: Server, people: SignIn) -> None:
+    agent = await people("ts-agent")
+    given = {"caseId": "case_001", "body": "", "templateId": "tpl_info_needed_en", "internal": False}
+    noted = (await agent.ask(op.ADD_NOTE, input={**given, "idempotencyKey": str(uuid.uuid4())}))["addNote"]
+    note = noted["note"]["id"]
+    found: list[dict[str, Any]] = []
+    for _ in range(120):
+        found = (await agent.ask(op.MESSAGE_DELIVERIES, note=note))["listDeliveries"]["items"]
+        if found[0]["state"] == "DELIVERED":
+            break
+        await asyncio.sleep(0.5)
+    assert (crashing.home / "crashed-after_message_effect").exists(), "the background child was killed on the way"
+    assert [(d["state"], d["attempts"]) for d in found] == [("DELIVERED", 2)], "said twice, sent once"
+    assert await database(crashing, "SELECT count(*) AS n FROM help_message WHERE key = $1", note) == [{"n": 1}]
+    told = await database(crashing, "SELECT kind FROM timeline WHERE target_id = 'case_001' ORDER BY id")
+    assert [one["kind"] for one in told][-3:] == ["note_added", "message_queued", "message_delivered"]
+    assert crashing.cli("audit", "verify").returncode == 0
+
+
 @pytest.mark.contract("RL-1", "ID-2")
 @pytest.mark.parametrize("crashing", ["after_commit"], indirect=True)
 async def test_killed_after_a_requests_commit_the_same_key_replays_it(crashing: Server, people: SignIn) -> None:

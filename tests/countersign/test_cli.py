@@ -28,6 +28,7 @@ from audit.record import new_record, service_actor
 from audit.sealer import Sealer
 from audit.writer import Writer
 from authz.issuers import match_api_key, parse_api_keys
+from authz.requirements import FLOOR
 from countersign.cli import app, main
 from countersign.cli_console import Console
 from countersign.database import prepare
@@ -145,6 +146,7 @@ def test_the_commands_of_the_interface_are_there() -> None:
         "schema check",
         "amplify-outputs",
         "policy explain",
+        "policy approvals",
         "migrate up",
         "migrate down",
         "migrate status",
@@ -269,6 +271,18 @@ def test_policy_explains(home: Home, args: tuple[str, ...], code: int, says: str
     assert says in done.stdout
 
 
+def test_policy_approvals_lists_what_the_database_has(home: Home) -> None:
+    done = home.run("policy", "approvals")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (
+        "refund.request/2 version 1\n  2 approvals: FINANCE; FINANCE LEAD\n  if sum24hMinor > 200000\n  approve within 24 h, execute within 1 h\n"
+    ) in done.stdout
+    assert "macro.publish/1 version 1\n  1 approval: TRUST_SAFETY LEAD or FINANCE LEAD\n  always\n" in done.stdout
+    listed = json.loads(home.run("policy", "approvals", "--json").stdout)
+    assert {one["key"] for one in listed} == set(FLOOR)
+    assert all(one["version"] == 1 and one["seats"] for one in listed)
+
+
 # ---------- schema, keys and migrations ----------
 def test_the_schema_prints_in_three_forms(home: Home) -> None:
     assert "type Query" in home.run("schema", "print").stdout
@@ -347,6 +361,43 @@ def test_the_doctor_finds_what_is_wrong(home: Home) -> None:
     assert sick.returncode == 1
     assert "hunter2" not in sick.stdout + sick.stderr
     assert "wrong  issuers" in sick.stdout
+
+
+@pytest.mark.contract("DC-6")
+async def test_the_doctor_and_a_migration_tell_where_stored_and_shipped_policies_differ(home: Home) -> None:
+    conn = await asyncpg.connect(**home.settings.superuser_kwargs())
+    try:
+        assert "policies as shipped" in (await home.ran("doctor")).stdout
+        await conn.execute("SET session_replication_role = replica")  # behind the triggers' back
+        await conn.execute("UPDATE approval_policy SET approve_within_seconds = 60 WHERE id = 'case.decide/1'")
+        older = (await home.ran("doctor")).stdout
+        assert (
+            "case.decide/1 follows this release (version 1 was of an earlier one); run `countersign migrate up`"
+            in older
+        )
+        told = await home.ran("migrate", "up")
+        assert "Approval policy case.decide/1 follows this release" in told.stdout
+        assert "policies as shipped" in (await home.ran("doctor")).stdout
+        await conn.execute(
+            "UPDATE approval_policy SET approve_within_seconds = 60, shipped = false, created_by_id = 'x', request_id = 'y'"
+            " WHERE id = 'case.decide/1' AND current"
+        )
+        changed = await home.ran("doctor")
+        assert "case.decide/1 version 2 was changed at run time and stays" in changed.stdout
+        assert changed.returncode == 0
+        assert "changed at run time and stays" in (await home.ran("migrate", "up")).stdout
+        await conn.execute(
+            "UPDATE approval_policy SET seats = '[[\"BOSS LEAD\"]]' WHERE id = 'case.decide/1' AND current"
+        )
+        wrong = await home.ran("doctor")
+        assert wrong.returncode == 1
+        assert "approval_policy case.decide/1 version 2: a seat names a role" in wrong.stdout
+        refused = await home.ran("migrate", "up")
+        assert (refused.returncode, "a seat names a role" in refused.stderr) == (2, True)
+    finally:
+        await conn.execute("DELETE FROM approval_policy WHERE id = 'case.decide/1'")
+        await conn.close()
+        await home.ran("migrate", "up")
 
 
 async def test_the_doctor_notices_rights_and_guards(home: Home) -> None:

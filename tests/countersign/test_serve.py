@@ -111,6 +111,14 @@ def test_it_says_where_it_is_and_gives_a_token(server: Server) -> None:
     assert _asks(server, "printed") == "Support Agent"
 
 
+@pytest.mark.contract("FC-8")
+def test_readiness_asks_each_part_and_the_clock_too(server: Server) -> None:
+    with urllib.request.urlopen(f"{server.url}/readyz", timeout=5) as answer:
+        parts = json.load(answer)["parts"]
+    assert {"database", "policy", "audit", "clock"} <= parts.keys()
+    assert set(parts.values()) == {"ok"}
+
+
 def test_plain_and_tls_answer_on_every_name_of_this_machine(server: Server) -> None:
     authority = server.home / "tls" / "ca.pem"
     assert _answers(f"http://localhost:{server.port}/healthz") == 200

@@ -27,7 +27,7 @@ COPIED = (
     "tests",
     "docs",
 )
-FAILED = re.compile(r"^FAILED (\S+?)(?: - |$)", re.MULTILINE)
+FAILED = re.compile(r"^FAILED (.+?)(?: - .*)?$", re.MULTILINE)  # the id of a case may have spaces
 TESTS_FAILED = 1  # pytest's exit code; any other says that the tests did not run
 
 
@@ -45,8 +45,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.contract("PT-4")
-def test_at_least_twelve_guards_are_listed_and_each_still_applies() -> None:
-    assert len({guard.name for guard in GUARDS}) == len(GUARDS) >= 12
+def test_at_least_forty_guards_are_listed_and_each_still_applies() -> None:
+    assert len({guard.name for guard in GUARDS}) == len(GUARDS) >= 40
     for guard in GUARDS:
         assert (ROOT / guard.file).read_text(encoding="utf-8").count(guard.old) == 1, guard.name
         assert guard.old != guard.new

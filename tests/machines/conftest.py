@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,19 @@ def run_machine(
         stack = opened(database, tmp_path)
         world = await stack.__aenter__()
         closing.append(stack)
-        return lambda: _run(machine, world, chosen, request.config.getoption("--hypothesis-seed"))
+        return lambda: _run(machine, world, chosen, seed_of(machine))
+
+    def seed_of(machine: type[RuleBasedStateMachine]) -> int:
+        """The plain suite walks the same paths every time; ``--long`` (and a seed of one's own) looks for new ones."""
+        given = request.config.getoption("--hypothesis-seed")
+        if given is not None:
+            return int(given)
+        return secrets.randbits(32) if request.config.getoption("--long") else zlib.crc32(machine.__name__.encode())
 
     def run(machine: type[RuleBasedStateMachine], examples: int, steps: int) -> None:
         counts = {"max_examples": examples, "stateful_step_count": steps}
         chosen = settings(
             **(LONG if request.config.getoption("--long") else counts),
-            # The plain suite walks the same paths every time; `--long` (and a seed of one's own) looks for new ones.
-            derandomize=not request.config.getoption("--long")
-            and request.config.getoption("--hypothesis-seed") is None,
             deadline=None,
             # Making a failure of twenty-five steps smaller takes minutes; they can be read as they are.
             phases=[Phase.generate, *([Phase.shrink] if request.config.getoption("--long") else [])],
@@ -62,11 +67,10 @@ def run_machine(
         loop.close()
 
 
-def _run(machine: type[RuleBasedStateMachine], world: World, chosen: settings, given: str | None) -> None:
-    chosen_seed: int | str = secrets.randbits(32) if given is None else given
-    print(f"repeat with --hypothesis-seed={chosen_seed}")  # noqa: T201 - shown with a failure
+def _run(machine: type[RuleBasedStateMachine], world: World, chosen: settings, seed: int) -> None:
+    print(f"repeat with --hypothesis-seed={seed}")  # noqa: T201 - shown with a failure
 
     def made() -> RuleBasedStateMachine:
         return machine(world)
 
-    run_state_machine_as_test(hypothesis.seed(int(chosen_seed))(made), settings=chosen)
+    run_state_machine_as_test(hypothesis.seed(seed)(made), settings=chosen)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from resolvers import registry, stored
+from resolvers import inner, registry
 from schema.errors import ConsoleError
 from services.money.commands import RequestRefund
 from tests import factories
@@ -60,12 +60,12 @@ BRITTLE = Brittle()
 @contextmanager
 def brittle() -> Iterator[None]:
     """Approved requests run the brittle command."""
-    kept = stored.COMMANDS
-    stored.COMMANDS = {**registry.COMMANDS, "requestRefund": BRITTLE}
+    kept = inner.COMMANDS
+    inner.COMMANDS = {**registry.COMMANDS, "requestRefund": BRITTLE}
     try:
         yield
     finally:
-        stored.COMMANDS = kept
+        inner.COMMANDS = kept
 
 
 class Approvals(RuleBasedStateMachine):

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from schema.errors import ConsoleError
 from tests import factories
 from tests.machines.conftest import RunMachine
-from tests.machines.world import World, ask_refund, ballot, check_requests, check_sums, hire
+from tests.machines.world import World, ask_refund, ballot, check_alone, check_requests, check_sums, hire
 from tests.services.bench import Bench, bench
 
 __all__ = ["bench"]
@@ -21,14 +21,6 @@ SIMS = ("succeed", "fail:declined", "pending:60", "pending:60:fail:late", "requi
 AMOUNTS = (700, 2_400, 4_900, 5_100, 12_000, 19_000, 60_000, 210_000)
 CEILINGS = (5_000, 20_000)  # alone, of the two who ask (console domain, section 4)
 indices = st.integers(0, 30)
-# What one caller did alone, within any 24 hours that end with one of these deeds, for one buyer.
-_ALONE = """
-SELECT r.requester_id, (SELECT sum(e.amount_minor) FROM refund e
-  WHERE e.requester_id = r.requester_id AND e.buyer_id = r.buyer_id AND e.approval_request_id IS NULL
-    AND e.state NOT IN ('FAILED', 'CANCELED') AND e.created_at > r.created_at - interval '24 hours'
-    AND e.created_at <= r.created_at) AS lately
-FROM refund r WHERE r.city_id = $1 AND r.approval_request_id IS NULL AND r.state NOT IN ('FAILED', 'CANCELED')
-"""
 _KERNEL = """
 SELECT k.state AS theirs, r.state AS ours, k.notified_at, audit.anchored(o.audit_id) AS anchored
 FROM kernel_refund k JOIN refund r ON r.id = k.key JOIN outbox o ON o.key = k.key WHERE r.city_id = $1
@@ -177,8 +169,7 @@ class Money(RuleBasedStateMachine):
     async def _holds(self) -> None:
         await check_sums(self.world, self.city)
         await check_requests(self.world, self.city)
-        for row in await self.world.look(_ALONE, self.city):
-            assert row["lately"] <= CEILINGS[self.people.index(row["requester_id"])], row
+        await check_alone(self.world, self.city, dict(zip(self.people, CEILINGS, strict=False)))
         for row in await self.world.look(_KERNEL, self.city):
             assert row["anchored"], row
             if row["notified_at"] is not None and row["theirs"] in ("SUCCEEDED", "FAILED", "CANCELED"):

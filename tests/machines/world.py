@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -40,7 +41,17 @@ _RECORDS = """
 SELECT body FROM (SELECT i.n, i.body, 1 AS place FROM audit.intake i
 UNION ALL SELECT l.seq, r.body, 0 FROM audit.record r JOIN audit.leaf l ON l.id = r.id) AS every ORDER BY place, n
 """
+_DEEDS = """
+SELECT (SELECT count(*) FROM refund) AS "refund.request", (SELECT count(*) FROM note) AS "case.note",
+  (SELECT count(*) FROM macro_run) AS "macro.run",
+  (SELECT count(*) FROM timeline WHERE kind IN ('message_delivered', 'message_failed')) AS "message.settle"
+"""
 TIMED = frozenset({"lease.expire", "approval.expire", "approval.warn", "decision.expire"})
+
+
+def _approved(record: Mapping[str, Any]) -> bool:
+    """Whether the record is of an approved request's execution."""
+    return (record["approval"] or {}).get("step") == "EXECUTED"
 
 
 @dataclass(frozen=True)
@@ -114,10 +125,10 @@ class World:
             pass
         await self.sealer.anchor_once()
 
-    async def deliver(self, *, crash: bool = False) -> None:
-        """A round of the outbox; ``crash``: the process dies after the kernel's effect and before our note."""
+    async def deliver(self, *, crash: bool = False, point: str = "after_kernel_effect") -> None:
+        """A round of the outbox; ``crash``: the process dies after the other system's effect and before our note."""
         if crash:
-            self.bench.faults.armed["after_kernel_effect"] = CrashError()
+            self.bench.faults.armed[point] = CrashError()
         before = asyncio.all_tasks()
         try:
             await self.bench.worker.deliver()
@@ -154,8 +165,21 @@ class World:
             " WHERE id IN (SELECT key FROM outbox)"
         )
         assert system.count("refund.settle") == (settled[0]["moves"] or 0)
-        executed = [one for one in records if one["cause"] is not None and one["decision"]["verdict"] == "ALLOWED"]
-        assert len(executed) == await self.bench.conn.fetchval("SELECT count(*) FROM approval_execution")
+        allowed = [one for one in records if one["decision"]["verdict"] == "ALLOWED"]
+        assert sum(_approved(one) for one in allowed) == await self.bench.conn.fetchval(
+            "SELECT count(*) FROM approval_execution"
+        )
+        await self._check_deeds(allowed)
+
+    async def _check_deeds(self, allowed: list[dict[str, Any]]) -> None:
+        """Each row that somebody made has the one record that made it, whether he made it himself or a macro's step did."""
+        made = Counter(
+            one["action"]
+            for one in allowed
+            if one["result"]["outcome"] in ("EXECUTED", "PENDING_APPROVAL") and not _approved(one)
+        )
+        (rows,) = await self.look(_DEEDS)
+        assert dict(rows) == {action: made[action] for action in rows.keys()}  # noqa: SIM118  a Record
 
 
 @asynccontextmanager
@@ -191,6 +215,16 @@ SELECT l.order_id, l.captured_minor - l.succeeded_minor - l.reserved_minor - l.d
   coalesce(sum(r.amount_minor) FILTER (WHERE r.state = 'SUCCEEDED'), 0) AS paid
 FROM order_ledger l LEFT JOIN refund r ON r.order_id = l.order_id WHERE l.city_id = $1 GROUP BY l.order_id
 """
+# What one caller did alone, within any 24 hours that end with one of these deeds, for one buyer.
+_ALONE = """
+SELECT r.requester_id, (SELECT sum(e.amount_minor) FROM refund e
+  WHERE e.requester_id = r.requester_id AND e.buyer_id = r.buyer_id
+    AND e.approval_request_id IS NULL AND e.approved_by_ids = '{}'
+    AND e.state NOT IN ('FAILED', 'CANCELED') AND e.created_at > r.created_at - interval '24 hours'
+    AND e.created_at <= r.created_at) AS lately
+FROM refund r WHERE r.city_id = $1 AND r.approval_request_id IS NULL AND r.approved_by_ids = '{}'
+  AND r.state NOT IN ('FAILED', 'CANCELED')
+"""
 _REQUESTS = """
 SELECT a.*, r.state AS refund, r.approved_by_ids, r.requester_id AS asked_by, r.amount_minor AS refunded,
   (SELECT count(*) FROM approval_execution e WHERE e.request_id = a.id) AS executions,
@@ -218,6 +252,12 @@ async def check_sums(world: World, city: str) -> None:
         assert row["refundable"] >= 0, row
         assert (row["reserved"], row["succeeded"]) == (row["held"], row["paid"]), row
         assert row["reserved"] + row["succeeded"] <= row["captured"], row
+
+
+async def check_alone(world: World, city: str, ceilings: Mapping[str, int]) -> None:
+    """Nobody did more alone, within 24 hours and for one buyer, than his ceiling (by person)."""
+    for row in await world.look(_ALONE, city):
+        assert row["lately"] <= ceilings[row["requester_id"]], row
 
 
 async def check_requests(world: World, city: str) -> list[Any]:

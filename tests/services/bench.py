@@ -17,13 +17,16 @@ from audit.keys import Keys
 from audit.writer import Writer
 from authz.enforcer import Authorizer
 from db.unit_of_work import UnitOfWork
+from resolvers import macro_preview
 from resolvers.context import Request
-from resolvers.deliveries import Breaker, Deliveries
+from resolvers.deliveries import Deliveries
 from resolvers.pipeline import Fault, Pipeline
 from resolvers.reader import Reader
+from resolvers.routes import routes
 from resolvers.tokens import Tokens
 from resolvers.worker import Worker
 from schema.build import console
+from services.adapters.help_center_embedded import EmbeddedHelpCenter
 from services.adapters.kernel_embedded import EmbeddedKernel
 from services.command import Result
 from tests import factories
@@ -148,12 +151,21 @@ async def build(
     authorizer = Authorizer(app)
     of = console()
     tokens = Tokens({"k": b"0" * 32}, "k", clock=lambda: 0.0)
-    reader = Reader(of, app, app, tokens, salt="salt", functions=dict.fromkeys(_ELSEWHERE, _unasked))
+    reader = Reader(
+        of,
+        app,
+        app,
+        tokens,
+        salt="salt",
+        functions={**dict.fromkeys(_ELSEWHERE, _unasked), **macro_preview.functions(lambda: pipeline)},
+    )
     faults = Faults()
     fault: Fault = faults
     kernel = EmbeddedKernel(background)
+    pipeline = Pipeline(app, authorizer, writer, reader.find, of.rules, fault=fault)
     system = Pipeline(background, authorizer, writer, reader.find, of.rules, fault=fault)
-    deliveries = Deliveries(background, system, kernel, fault=fault, call_seconds=2.0, breaker=Breaker())
+    help_center = EmbeddedHelpCenter(background)
+    deliveries = Deliveries(background, system, routes(kernel, help_center), fault=fault, call_seconds=2.0)
     return Bench(
         database,
         pools,
@@ -164,7 +176,7 @@ async def build(
         authorizer,
         reader,
         writer,
-        Pipeline(app, authorizer, writer, reader.find, of.rules, fault=fault),
+        pipeline,
         kernel,
         Worker(background, system, deliveries, fault=fault),
         faults,

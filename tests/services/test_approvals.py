@@ -125,8 +125,12 @@ async def test_a_changed_policy_file_invalidates(bench: Bench) -> None:
     await people(bench)
     request = await asked(bench)
     await bench.conn.execute(
+        "SET session_replication_role = replica"
+    )  # it is bound: made by a release before, as it were
+    await bench.conn.execute(
         "UPDATE approval_request SET policy_id = 'refund.request/1@older' WHERE id = $1", request["id"]
     )
+    await bench.conn.execute("SET session_replication_role = origin")
     await vote(bench, FINANCE, request)
     assert await states(bench, request) == ("INVALIDATED", "NOT_STARTED", "POLICY_CHANGED", "CANCELED", 0)
 
@@ -138,6 +142,27 @@ async def test_a_dispute_opened_meanwhile_invalidates(bench: Bench) -> None:
     await bench.conn.execute("UPDATE order_ledger SET disputed_minor = 100, charge_refundable = false")
     await vote(bench, FINANCE, request)
     assert await states(bench, request) == ("INVALIDATED", "NOT_STARTED", "DISPUTE_OPEN", "CANCELED", 0)
+
+
+@pytest.mark.contract("DC-3")
+async def test_what_needs_more_approvals_by_now_is_void(bench: Bench) -> None:
+    await people(bench)
+    buyer = await factories.subject(bench.conn)
+    request = await asked(bench, buyer_id=buyer)
+    await bench.conn.execute("UPDATE subject SET protected_tags = '{HIGH_PROFILE}'")
+    await vote(bench, FINANCE, request)
+    assert await states(bench, request) == ("INVALIDATED", "NOT_STARTED", "PLAN_STALE", "CANCELED", 0)
+
+
+@pytest.mark.contract("DC-1", "DC-3")
+async def test_a_payload_that_is_not_what_its_hash_says_is_never_executed(bench: Bench) -> None:
+    await people(bench)
+    request = await asked(bench)
+    await bench.conn.execute("SET session_replication_role = replica")  # behind the trigger's back
+    await bench.conn.execute("UPDATE approval_request SET payload = replace(payload, '12000', '11999')")
+    await bench.conn.execute("SET session_replication_role = origin")
+    await vote(bench, FINANCE, request)
+    assert await states(bench, request) == ("INVALIDATED", "NOT_STARTED", "PAYLOAD_MISMATCH", "CANCELED", 0)
 
 
 class Broken(RequestRefund):
@@ -153,7 +178,7 @@ async def test_what_breaks_leaves_it_approved_and_retryable_by_the_requester(
     await people(bench)
     request = await asked(bench)
     with monkeypatch.context() as patch:
-        patch.setattr("resolvers.stored.COMMANDS", {**registry.COMMANDS, "requestRefund": Broken()})
+        patch.setattr("resolvers.inner.COMMANDS", {**registry.COMMANDS, "requestRefund": Broken()})
         assert (await vote(bench, FINANCE, request)).outcome == "EXECUTED"
     assert await states(bench, request) == ("APPROVED", "FAILED", None, "PENDING_APPROVAL", 12_000)
     row = await bench.row("approval_request", request["id"])
@@ -174,7 +199,7 @@ async def test_a_retry_after_a_broken_quorum_waits_for_votes_again(
     await people(bench)
     request = await asked(bench)
     with monkeypatch.context() as patch:
-        patch.setattr("resolvers.stored.COMMANDS", {**registry.COMMANDS, "requestRefund": Broken()})
+        patch.setattr("resolvers.inner.COMMANDS", {**registry.COMMANDS, "requestRefund": Broken()})
         await vote(bench, FINANCE, request)
     await bench.conn.execute("DELETE FROM staff_grant WHERE staff_id = $1", FINANCE)
     row = await bench.row("approval_request", request["id"])
@@ -217,7 +242,7 @@ async def test_an_execution_that_never_came_expires_by_the_second_clock(
     await people(bench)
     request = await asked(bench)
     with monkeypatch.context() as patch:
-        patch.setattr("resolvers.stored.COMMANDS", {**registry.COMMANDS, "requestRefund": Broken()})
+        patch.setattr("resolvers.inner.COMMANDS", {**registry.COMMANDS, "requestRefund": Broken()})
         await vote(bench, FINANCE, request)
     late = await bench.later(3600 + 5)
     assert await late.worker.run_timers() == 1

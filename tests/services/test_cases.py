@@ -436,6 +436,16 @@ async def test_a_rejected_ban_returns_the_case_to_its_former_assignee(bench: Ben
     assert (await bench.do(AGENT, "claimCase", caseId=case["id"])).outcome == "EXECUTED"
 
 
+async def test_whose_own_account_it_is_about_has_no_vote_on_it(bench: Bench) -> None:
+    await people(bench)
+    case = await claimed(bench, subject_id=await factories.subject(bench.conn, staff_id=LEAD))
+    asked = await ban(bench, case)
+    with pytest.raises(ConsoleError) as caught:
+        await vote(bench, LEAD, asked.refs["approvalRequest"])
+    assert (caught.value.code, caught.value.info["ineligibleCode"]) == ("NOT_ELIGIBLE", "CONFLICT")
+    assert (await vote(bench, LEAD_2, asked.refs["approvalRequest"])).outcome == "EXECUTED"
+
+
 async def test_neither_approvers_nor_the_log_see_the_lease_of_who_asked(bench: Bench) -> None:
     """A lease token is a secret of its holder; what is bound is the deed, and the key names an attempt."""
     await people(bench)
