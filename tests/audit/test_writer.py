@@ -116,6 +116,7 @@ async def test_every_domain_table_is_under_the_net_but_the_carriers(log: Log) ->
         "kernel_order",
         "help_message",
         "help_sim",
+        "rate_counter",
     }
 
 

@@ -66,6 +66,8 @@ def noticed(tree: Path, guard: Guard) -> list[str]:
                 "-m",
                 "pytest",
                 "-q",
+                "-n",
+                "0",
                 "--no-header",
                 "--tb=line",
                 "--maxfail=1",
