@@ -13,7 +13,8 @@ import asyncpg
 import orjson
 
 from countersign import ROOT
-from countersign.demo_data import Demo, build
+from countersign.demo_data import build
+from countersign.demo_rows import Demo
 from countersign.settings import Settings, SettingsError
 
 Progress = Callable[[str, int, int], None]  # what, rows done, rows in all

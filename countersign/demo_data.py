@@ -7,13 +7,12 @@ here but asked for through the console's own pipeline, so that it is as real as 
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from authz import dual_control, requirements
 from countersign import demo_macros, demo_messages
+from countersign.demo_rows import Demo, staff_id
 from services.cases.rules import FAMILIES
 
 # The order of the README and of `countersign demo`: in Lisbon, large enough for every amount of the tour.
@@ -82,25 +81,6 @@ REPORT_CATEGORIES: Final = (
 REFUND_REASONS: Final = ("SERVICE_NOT_PROVIDED", "DUPLICATE", "QUALITY_ISSUE", "CANCELED_BY_STUDIO", "PRICE_ERROR")
 
 
-def staff_id(handle: str) -> str:
-    return "st_" + handle.replace("-", "_")
-
-
-@dataclass
-class Demo:
-    """All rows by table name, in the order in which foreign keys allow them."""
-
-    now: datetime
-    rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, table: str, **row: Any) -> dict[str, Any]:
-        self.rows[table].append(row)
-        return row
-
-    def ago(self, **delta: float) -> datetime:
-        return self.now - timedelta(**delta)
-
-
 def build(now: datetime) -> Demo:
     """Make the whole demo as of ``now``; the same seed gives the same rows but for their times."""
     demo = Demo(now)
@@ -111,8 +91,8 @@ def build(now: datetime) -> Demo:
     ledgers = _orders(demo, rng)
     _cases(demo, rng, subjects)
     _refunds(demo, rng, ledgers)
-    demo_messages.add(demo, staff_id)
-    demo_macros.add(demo, staff_id)
+    demo_messages.add(demo)
+    demo_macros.add(demo)
     return demo
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from countersign import demo_messages
-
-if TYPE_CHECKING:
-    from countersign.demo_data import Demo
+from countersign.demo_rows import Demo, staff_id
 
 MACRO: Final = "mac_refund_and_apologise"
 _PARAMETERS: Final = {
@@ -47,7 +44,7 @@ _RESOLVE: Final = {
 }
 
 
-def add(demo: Demo, staff_id: Callable[[str], str]) -> None:
+def add(demo: Demo) -> None:
     """Add both versions."""
     author = staff_id("support-lead")
     _version(demo, 1, "RETIRED", author, [_REFUND, _NOTE, _RESOLVE], days=60)

@@ -5,14 +5,11 @@ The help center of the demo works, so whoever retries that one sees it delivered
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from countersign.demo_rows import Demo, staff_id
 from services.messages import rules, writing
-
-if TYPE_CHECKING:
-    from countersign.demo_data import Demo
 
 SPOKEN: Final = {"lisbon": ("Lisboa", "pt"), "berlin": ("Berlin", "de"), "austin": ("Austin", "en")}
 TEMPLATES: Final = {
@@ -34,14 +31,14 @@ def template_id(name: str, locale: str) -> str:
     return f"tpl_{name}_{locale}"
 
 
-def add(demo: Demo, staff_id: Callable[[str], str]) -> None:
+def add(demo: Demo) -> None:
     """Add cities, templates and the dead letter with everything that it left."""
     for city, (name, locale) in SPOKEN.items():
         demo.add("city", id=city, name=name, locale=locale)
     for name, texts in TEMPLATES.items():
         for locale, (subject, body) in texts.items():
             _template(demo, name, locale, subject, body, staff_id("support-lead"))
-    _dead_letter(demo, staff_id)
+    _dead_letter(demo)
 
 
 def _template(demo: Demo, name: str, locale: str, subject: str, body: str, author: str) -> None:
@@ -68,7 +65,7 @@ def _template(demo: Demo, name: str, locale: str, subject: str, body: str, autho
     )
 
 
-def _dead_letter(demo: Demo, staff_id: Callable[[str], str]) -> None:
+def _dead_letter(demo: Demo) -> None:
     case = next(one for one in demo.rows["case_file"] if one["id"] == DEAD_CASE)
     city, locale = SPOKEN[case["city_id"]]
     subject, body = TEMPLATES["info_needed"][locale]

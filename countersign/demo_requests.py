@@ -10,7 +10,7 @@ import sys
 from typing import Any, Final
 
 from authz.dev_issuer import DevIssuer
-from countersign.demo_data import staff_id
+from countersign.demo_rows import staff_id
 from countersign.one_operation import Post, session
 from countersign.settings import Settings, load
 

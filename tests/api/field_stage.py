@@ -25,7 +25,8 @@ from audit.writer import Limits, Writer
 from authz.caller import Caller
 from authz.enforcer import Authorizer, Snapshot
 from countersign.demo import _write
-from countersign.demo_data import HANDLES, ROLES, build, display_name, staff_id
+from countersign.demo_data import HANDLES, ROLES, build, display_name
+from countersign.demo_rows import staff_id
 from db.pool import open_pool
 from db.unit_of_work import uuid7
 from resolvers import audit_roots, macro_preview
