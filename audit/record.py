@@ -13,7 +13,7 @@ readers select from) and every later tool find them, with the GraphQL field in b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -56,6 +56,7 @@ PARTS: Final[Mapping[str, tuple[str, ...]]] = {
     "fields": ("read", "masked", "pii"),
     "result": ("code", "count", "bytes", "outcome"),
 }
+_NAMES: Final = {part: frozenset(keys) for part, keys in PARTS.items()}
 # Index columns of audit.record: name -> path in the body. The verifier has its own copy and compares.
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "w": ("w",),
@@ -87,12 +88,11 @@ class NotCanonicalError(ValueError):
 
 # ---------- canonical bytes ----------
 def _check(value: object, depth: int) -> None:
-    if value is None or value is True or value is False:
-        return
+    # Texts and nulls, most of a record, are looked at where they are met: a call for each would cost more than the look.
     kind = type(value)
-    if kind is str:
-        if "\x00" in value:  # type: ignore[operator]  # kind says str
-            raise NotCanonicalError("U+0000 in a string")  # PostgreSQL's jsonb cannot hold it
+    if kind is str and "\x00" in value:  # type: ignore[operator]  # kind says str
+        raise NotCanonicalError("U+0000 in a string")  # PostgreSQL's jsonb cannot hold it
+    if value is None or kind is bool or kind is str:
         return
     if kind is int:
         if not -MAX_INTEGER <= value <= MAX_INTEGER:  # type: ignore[operator]  # kind says int
@@ -104,11 +104,13 @@ def _check(value: object, depth: int) -> None:
         for key, item in value.items():  # type: ignore[attr-defined]  # kind says dict
             if type(key) is not str or not key.isascii() or "\x00" in key:
                 raise NotCanonicalError("a key that is not ASCII")
-            _check(item, depth - 1)
+            if item is not None and (type(item) is not str or "\x00" in item):
+                _check(item, depth - 1)
         return
     if kind is list:
         for item in value:  # type: ignore[attr-defined]  # kind says list
-            _check(item, depth - 1)
+            if item is not None and (type(item) is not str or "\x00" in item):
+                _check(item, depth - 1)
         return
     raise NotCanonicalError(f"a {kind.__name__}")
 
@@ -151,41 +153,89 @@ def chain_next(previous: bytes, leaf_hash: bytes) -> bytes:
 # ---------- values ----------
 def timestamp(at: datetime) -> str:
     """UTC with microseconds and Z."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def plain(value: Any) -> Any:
     """Bring a row or input into J1: times, decimals and floats become text, sets are sorted, unpaired surrogates and NUL are replaced."""
-    if value is None or isinstance(value, bool):
-        return value
+    known = _BY_TYPE.get(type(value))
+    return _by_nature(value) if known is None else known(value)
+
+
+def _by_nature(value: Any) -> Any:
+    """A value of a type that is not the plain one: an enum, a subclass, any mapping or iterable."""
     if isinstance(value, Enum) and not isinstance(value, str):
         return plain(value.value)
-    if isinstance(value, str):
-        text = str.__str__(value)
-        if not text.isascii():
-            text = text.encode("utf-8", "replace").decode()
-        return text.replace("\x00", "\ufffd")
-    if isinstance(value, int):
-        return int(value) if -MAX_INTEGER <= value <= MAX_INTEGER else str(value)
-    if isinstance(value, float | Decimal):
-        return repr(value) if isinstance(value, float) else str(value)
-    if isinstance(value, datetime):
-        return timestamp(value)
-    if isinstance(value, date | UUID):
-        return str(value)
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value).hex()
-    if isinstance(value, Mapping):
-        return {_key(key): plain(item) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(plain(item) for item in value)
-    if isinstance(value, Iterable):
-        return [plain(item) for item in value]
+    for kind, bring in _KINDS:
+        if isinstance(value, kind):
+            return bring(value)
     raise NotCanonicalError(f"a {type(value).__name__}")
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _text(value: str) -> str:
+    text = str.__str__(value)
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode()
+    return text.replace("\x00", "\ufffd")
+
+
+def _integer(value: int) -> int | str:
+    return int(value) if -MAX_INTEGER <= value <= MAX_INTEGER else str(value)
+
+
+def _hex(value: bytes | bytearray | memoryview) -> str:
+    return bytes(value).hex()
+
+
+def _object(value: Mapping[Any, Any]) -> dict[str, Any]:
+    return {_key(key): plain(item) for key, item in value.items()}
+
+
+def _sorted(value: Iterable[Any]) -> list[Any]:
+    return sorted(plain(item) for item in value)
+
+
+def _list(value: Iterable[Any]) -> list[Any]:
+    return [plain(item) for item in value]
+
+
 def _key(key: object) -> str:
-    return str(key).encode("ascii", "backslashreplace").decode().replace("\x00", "\\x00")
+    text = str(key)
+    if text.isascii() and "\x00" not in text:
+        return text
+    return text.encode("ascii", "backslashreplace").decode().replace("\x00", "\\x00")
+
+
+# In this order: a bool is an int, a datetime is a date, a text and a mapping are iterables.
+_KINDS: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
+    (type(None), _as_it_is),
+    (bool, _as_it_is),
+    (str, _text),
+    (int, _integer),
+    (float, repr),
+    (Decimal, str),
+    (datetime, timestamp),
+    (date, str),
+    (UUID, str),
+    (bytes, _hex),
+    (bytearray, _hex),
+    (memoryview, _hex),
+    (Mapping, _object),
+    (set, _sorted),
+    (frozenset, _sorted),
+    (Iterable, _list),
+)
+# The same by exact type, which nearly every value of a row has.
+_BY_TYPE: Final[Mapping[type, Callable[[Any], Any]]] = {
+    **{kind: bring for kind, bring in _KINDS if kind not in (Mapping, Iterable)},
+    dict: _object,
+    list: _list,
+    tuple: _list,
+}
 
 
 def ids_digest(ids: Iterable[str]) -> str:
@@ -206,9 +256,8 @@ def arguments_digest(value: Any) -> str:
 def _part(name: str, given: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if given is None:
         return None
-    unknown = given.keys() - set(PARTS[name])
-    if unknown:
-        raise ValueError(f"{name} has no {sorted(unknown)}")
+    if not given.keys() <= _NAMES[name]:
+        raise ValueError(f"{name} has no {sorted(given.keys() - _NAMES[name])}")
     return {key: plain(given.get(key)) for key in PARTS[name]}
 
 

@@ -296,10 +296,11 @@ class Writer:
             _put_tags(body, clear, data_keys)
         salts: dict[str, str] = {}
         for name in ("before", "after"):
-            value, salt = record.get(f"_{name}"), secrets.token_bytes(32)
-            body[name] = None if value is None else salted_digest(value, salt)
+            value = record.get(f"_{name}")
+            body[name] = None
             if value is not None:
-                salts[f"{name}.salt"] = salt.hex()
+                salt = secrets.token_bytes(32)
+                body[name], salts[f"{name}.salt"] = salted_digest(value, salt), salt.hex()
         if "request.ip" in clear:
             body["request"]["ipTag"] = self._keys.tag(clear["request.ip"])
         for path, text in clear.items():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
+from types import MappingProxyType
 from typing import Final
 
 EVERY_CITY: Final = ("*",)
@@ -62,16 +65,16 @@ class Caller:
     service: str | None = None  # another system behind an API key (role SERVICE), not a person
     root_fields: frozenset[str] | None = None  # an API key opens these root fields only; None = no such limit
 
-    @property
-    def facts(self) -> dict[str, str]:
+    @cached_property
+    def facts(self) -> Mapping[str, str]:
         """What conditions may ask of the caller himself; role and tier belong to each grant."""
-        return {"service": self.service} if self.service else {}
+        return MappingProxyType({"service": self.service} if self.service else {})
 
-    @property
+    @cached_property
     def roles(self) -> tuple[str, ...]:
         return tuple(sorted({g.role for g in self.grants}))
 
-    @property
+    @cached_property
     def role_set(self) -> tuple[tuple[str, str], ...]:
         """Canonical (role, tier) of each grant in order: the part of a plan's key that says what the caller may read."""
         return tuple((g.role, g.tier) for g in self.grants)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -170,6 +171,9 @@ async def _serve(app: Any, servers: Sequence[tuple[_Server, list[socket.socket]]
     """Serve until a signal: listeners close first, then the application ends. Raises what its start raises."""
     stop = stop_on_signals()
     async with lifespan(app):
+        # What the start has made stays: a collection need not walk schema, policy and modules again to find that out.
+        gc.collect()
+        gc.freeze()
         stopping = asyncio.create_task(stop.wait())
         running = [asyncio.create_task(server.serve(sockets)) for server, sockets in servers]
         await asyncio.wait([stopping, *running], return_when=asyncio.FIRST_COMPLETED)

@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
-
 from audit.record import SYSTEM_ACTOR, new_record
 from authz.reasons import ALL_CODES
 from db.unit_of_work import Row, uuid7
 from resolvers.context import Request
+from resolvers.digestible import digestible
 from resolvers.records import actor_of, operation_of, policy_of, request_of, sought_id
 from schema.directives import FieldRules
 from schema.errors import ConsoleError
@@ -32,23 +31,7 @@ DENIALS: Final = frozenset(
         "NOT_ELIGIBLE",
     }
 )
-# A bare hash of a small domain is reversible by trying, so what a person wrote or is stays out of the digest.
-_UNDIGESTED: Final = frozenset(
-    {
-        "note",
-        "detail",
-        "body",
-        "comment",
-        "replyToReporters",
-        "reporterId",
-        "leaseToken",
-        "idempotencyKey",
-        "parameters",
-        "facts",
-        "explanation",
-    }
-)
-_JOINED: Final = frozenset({"hidden_actions"})  # read beside a row, not part of it
+_JOINED: Final = frozenset({"hidden_actions", "subject_staff_id", "subject_tags"})  # read beside a case, not part of it
 
 
 @dataclass
@@ -159,20 +142,6 @@ def approval_of(row: Row, *, step: str | None = None, votes: Sequence[Row] = ())
 def key_digest(key: str | None) -> str | None:
     """Digest of an idempotency key."""
     return None if key is None else "sha256:" + hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
-
-
-def digestible(value: Any) -> Any:
-    """Arguments as JSON values, without what is personal or secret."""
-    plain = orjson.loads(orjson.dumps(value)) if isinstance(value, Mapping) else value
-    return _pruned(plain)
-
-
-def _pruned(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _pruned(item) for name, item in value.items() if name not in _UNDIGESTED}
-    if isinstance(value, list):
-        return [_pruned(item) for item in value]
-    return value
 
 
 def _object(deed: Deed) -> dict[str, Any]:

@@ -105,9 +105,12 @@ class Finisher:
         variables: VariableValues,
         texts: Mapping[str, str | None],
         plain: Mapping[str, Any],
-        nodes: Sequence[FieldNode],
+        nodes: Callable[[], Sequence[FieldNode]],
     ) -> Finished:
-        """Data and errors of one mutation: ``texts`` is the statement's JSON, ``plain`` what the command said, both by label."""
+        """Data and errors of one mutation: ``texts`` is the statement's JSON, ``plain`` what the command said, both by label.
+
+        ``nodes`` are those of its response key, asked for where it is completed.
+        """
         plan = run.plan
         (root,) = plan.roots
         refused = run.binding.errors.get(root.key)
@@ -124,7 +127,7 @@ class Finisher:
         self._count(COMPLETED, reason)
         said = {name: document(value) for name, value in plain.items()}
         shown = {name: text if text is None else restored(orjson.loads(text)) for name, text in texts.items()}
-        return self._complete(run, operation, variables, {label(root.key): refused or {**shown, **said}}, only=nodes)
+        return self._complete(run, operation, variables, {label(root.key): refused or {**shown, **said}}, only=nodes())
 
     def _count(self, finish: str, reason: str | None) -> None:
         self.finishes[finish if reason is None else f"{finish}:{reason}"] += 1

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from db.unit_of_work import UnitOfWork
     from resolvers.parts import Parts
+    from resolvers.read_plan import Plan
     from services.command import Result
 
 _VOTES: Final = "votes"  # of the rate, in its table and for telemetry
@@ -278,9 +279,12 @@ class GraphQL:
             raise denied
         errors: list[dict[str, Any]] = []
         receipt: dict[str, Any] = {}
+        checked: tuple[Request, Plan] | None = None
 
         def accept(judged: Request) -> None:
-            self._parts.reader.check(judged.caller, judged.snapshot, operation, variables, root.nodes[0])
+            nonlocal checked
+            plan = self._parts.reader.check(judged.caller, judged.snapshot, operation, variables, root.nodes[0])
+            checked = judged, plan
 
         async def answer(uow: UnitOfWork, result: Result, extra: Mapping[str, Any]) -> Any:
             held = await self._as_of(request, uow.authz_version)
@@ -293,6 +297,7 @@ class GraphQL:
                 root.nodes[0],
                 result,
                 extra,
+                plan=checked[1] if checked is not None and checked[0] is held else None,
                 request_id=request.id,
             )
             # Assigned, not added: an attempt that the database aborts is run again, and this with it.

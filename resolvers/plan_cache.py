@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 def shape(value: Any) -> Hashable:
     """What of a variable's value a plan depends on: keys, nulls, enum members, booleans; of other scalars only the kind."""
+    kind = type(value)
+    if kind is str or kind is int:  # most of them
+        return kind.__name__
     if isinstance(value, Mapping):
         return tuple((key, shape(value[key])) for key in sorted(value))
     if isinstance(value, list | tuple):
@@ -30,7 +33,7 @@ def shape(value: Any) -> Hashable:
         return value
     if isinstance(value, Enum):
         return value.name
-    return type(value).__name__
+    return kind.__name__
 
 
 def rights(caller: Caller, snapshot: Snapshot) -> Hashable:

@@ -21,6 +21,7 @@ from sqlalchemy import Text, select
 from db.pool import connection
 from resolvers.binding import Binding, Bound, Params
 from resolvers.computed import Call, Function, reason_codes
+from resolvers.derived import NEEDS
 from resolvers.finish import Finisher
 from resolvers.labels import label
 from resolvers.paging import page_limit
@@ -184,12 +185,17 @@ class Reader:
     # ---------- payloads ----------
     def check(
         self, caller: Caller, snapshot: Snapshot, operation: Operation, variables: VariableValues, node: FieldNode
-    ) -> None:
-        """Refuse, before a mutation runs, what its payload would refuse after it: a limit or a token of a nested list."""
+    ) -> Plan:
+        """Refuse, before a mutation runs, what its payload would refuse after it: a limit or a token of a nested list.
+
+        Returns the plan that ``payload`` will want, if caller and snapshot are still these.
+        """
         plan = self._payload_plan(caller, snapshot, operation, variables, node)
-        binding, _ = self._bind(plan, caller, snapshot, variables)
-        for error in binding.errors.values():
-            raise error
+        if plan.sites:
+            binding, _ = self._bind(plan, caller, snapshot, variables)
+            for error in binding.errors.values():
+                raise error
+        return plan
 
     def _payload_plan(
         self, caller: Caller, snapshot: Snapshot, operation: Operation, variables: VariableValues, node: FieldNode
@@ -202,8 +208,12 @@ class Reader:
             rights(caller, snapshot),
             shape(variables.coerced),
         )
-        nodes = self._root_nodes(operation, variables, node)
-        return self._plan(key, lambda: Planner(self._console, operation, variables, caller, snapshot).payload(nodes))
+
+        def build() -> Plan:
+            nodes = self._root_nodes(operation, variables, node)
+            return Planner(self._console, operation, variables, caller, snapshot).payload(nodes)
+
+        return self._plan(key, build)
 
     def _plan(self, key: Hashable, build: Callable[[], Plan]) -> Plan:
         with telemetry.span("plan") as told:
@@ -225,15 +235,15 @@ class Reader:
         result: Result,
         extra: Mapping[str, Any],
         *,
+        plan: Plan | None = None,
         request_id: str = "-",
     ) -> Answer:
         """Answer the selection of one mutation on the unit of work's connection.
 
         Objects come by ``result.refs``, plain fields from ``extra`` and ``result.values``; ``data`` has the one response
-        key. An object outside the caller's read scope is null.
+        key. An object outside the caller's read scope is null. ``plan`` is what ``check`` returned for the same caller.
         """
-        nodes = self._root_nodes(operation, variables, node)
-        plan = self._payload_plan(caller, snapshot, operation, variables, node)
+        plan = plan or self._payload_plan(caller, snapshot, operation, variables, node)
         binding, digests = self._bind(plan, caller, snapshot, variables, result.refs)
         (root,) = plan.roots
         texts: Mapping[str, str | None] = {}
@@ -243,7 +253,11 @@ class Reader:
         said = {**result.values, **extra}
         plain = {name: said.get(field_name, said.get(snake(field_name))) for name, field_name in root.plain}
         run = Run(plan, binding, self._tokens, digests, request_id)
-        return Answer(*self._finisher.payload(run, operation, variables, texts, plain, nodes))
+        return Answer(
+            *self._finisher.payload(
+                run, operation, variables, texts, plain, lambda: self._root_nodes(operation, variables, node)
+            )
+        )
 
     def _root_nodes(self, operation: Operation, variables: VariableValues, node: FieldNode) -> list[FieldNode]:
         """Every node of the response key: the same mutation may be written twice, with two selections."""
@@ -264,6 +278,7 @@ class Reader:
     ) -> Row:
         """All columns of one row within the caller's scope; ``NOT_FOUND`` for any other, whether it exists or not.
 
+        With it comes what its source says to read beside it.
         The scope is that of the type's read row, or of the policy row ``by``.
         """
         statement, bound = self.finders.get(
@@ -282,8 +297,10 @@ class Reader:
         source = SOURCES[type_name]
         row = source.table.alias("t")
         wanted = params.own(Text(), lambda b: b.refs["id"], root=None)
-        visible = Scoping(self._console, snapshot, caller, params).visible(type_name, row, by)
-        return compiled(source.role, select(*row.c).where(row.c[source.key] == wanted, visible)), params.bound()
+        scoping = Scoping(self._console, snapshot, caller, params)
+        beside = [NEEDS[name](row, scoping).label(name) for name in source.beside]
+        found = select(*row.c, *beside).where(row.c[source.key] == wanted, scoping.visible(type_name, row, by))
+        return compiled(source.role, found), params.bound()
 
     # ---------- subscriptions ----------
     async def event(

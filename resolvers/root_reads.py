@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from resolvers.deed_records import digestible
+from resolvers.digestible import digestible
 from resolvers.labels import ROW
 from resolvers.read_plan import IDS, Root
 from resolvers.source_fields import snake

@@ -130,6 +130,7 @@ class Source:
         False  # several rows of one key: ``version`` tells them apart, ``current`` is the one meant by the key alone
     )
     text: tuple[str, ...] = ()  # columns that ``listAudit(text:)`` searches
+    beside: tuple[str, ...] = ()  # of ``derived.NEEDS``: what the finder reads with the row, for commands
 
 
 def snake(name: str) -> str:

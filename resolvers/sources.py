@@ -117,6 +117,7 @@ CASE: Final = Source(
         "listCasesByAssignee": Order(("resolve_due_at",)),
     },
     facts=_CASE_FACTS,
+    beside=("subject_staff_id", "subject_tags"),
 )
 
 

@@ -58,4 +58,5 @@ def test_the_quick_run_prints_every_row_and_none_is_invalid(tmp_path: Path) -> N
     asked = figures["statementsPerRequest"]
     for shape in READS:
         assert (asked[f"{shape} unaudited"], asked[f"{shape} product"], asked[f"{shape} limit"]) == (1, 2, 1), shape
+    assert (asked["M1 unaudited"], asked["M1 product"]) == (9, 10)
     assert figures["sealing"]["records"] > 0

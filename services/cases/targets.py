@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from db.unit_of_work import Row
+from schema.errors import ConsoleError
 from services.cases import rules, saving
 from services.cases.rules import CaseEvent
 from services.command import Act, Target, check_version
 
-_SUBJECT = "SELECT * FROM subject WHERE id = $1"
+_SUBJECT = "SELECT staff_id, protected_tags FROM subject WHERE id = $1"
 
 
 async def of_case(act: Act[Any], case: Row) -> Target:
@@ -43,7 +44,12 @@ def _target(case: Row, caller_id: str, now: datetime, staff_id: str | None, *, p
 
 async def find(act: Act[Any], case_id: str) -> Target:
     """The case within the caller's read scope."""
-    return await of_case(act, await act.find("Case", case_id))
+    case = await act.find("Case", case_id)
+    if "subject_tags" not in case.keys():  # noqa: SIM118 (a Record): found without a reader's scope
+        return await of_case(act, case)
+    if case["subject_tags"] is None:  # the subject is hidden: whose account it is cannot be asked
+        raise ConsoleError("NOT_FOUND")
+    return _target(case, act.caller.id, act.uow.now, case["subject_staff_id"], protected=bool(case["subject_tags"]))
 
 
 async def locked(act: Act[Any], target: Target) -> Target:

@@ -435,6 +435,7 @@ async def test_the_finder_returns_the_whole_row_or_not_found(on: Stage) -> None:
 
     row = await find(agent, "Case", case)
     assert (row["id"], row["priority"], row["version"]) == (case, 7, 1)
+    assert (row["subject_staff_id"], row["subject_tags"]) == (None, [])  # read beside it
     for who, id_ in ((other, case), (agent, "gone")):
         with pytest.raises(ConsoleError) as error:
             await find(who, "Case", id_)
