@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
+import asyncpg
+
 from authz import approval_states, dual_control
 from db.unit_of_work import CERTAIN_ABORTS, Row
 from schema.errors import ConsoleError, described
@@ -87,6 +89,8 @@ async def _execute(act: Act[Any], request: Row, counting: list[Counted]) -> Row:
             return await _failed(act, request, counting, error.code)
         await act.stored.refused(act, request, counting, error.code)
         return await requests.close(act, request, "invalidate", because=error.code)
+    except asyncpg.LockNotAvailableError:  # somebody held what it is about for three seconds: it may be run again
+        return await _failed(act, request, counting, "DEPENDENCY_UNAVAILABLE")
     except Exception as error:
         if act.uow.conn.is_closed():
             raise  # nothing can be noted; the vote did not happen either

@@ -192,6 +192,19 @@ async def test_what_breaks_leaves_it_approved_and_retryable_by_the_requester(
     assert await states(bench, request) == ("APPROVED", "EXECUTED", None, "APPROVED", 12_000)
 
 
+async def test_what_somebody_else_held_for_too_long_may_be_run_again(bench: Bench) -> None:
+    await people(bench)
+    request = await asked(bench)
+    async with bench.conn.transaction():
+        await bench.conn.execute("SELECT 1 FROM order_ledger WHERE order_id = $1 FOR UPDATE", request["target_id"])
+        await vote(bench, FINANCE, request)
+    row = await bench.row("approval_request", request["id"])
+    assert (row["state"], row["execution"], row["execution_error"]) == ("APPROVED", "FAILED", "DEPENDENCY_UNAVAILABLE")
+    given = {"requestId": row["id"], "expectedVersion": row["version"], "reason": {"code": "SHIFT_END"}}
+    await bench.do(AGENT, "retryApproval", input=given)
+    assert await states(bench, request) == ("APPROVED", "EXECUTED", None, "APPROVED", 12_000)
+
+
 @pytest.mark.contract("DC-7")
 async def test_a_retry_after_a_broken_quorum_waits_for_votes_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
