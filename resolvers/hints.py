@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import orjson
 from graphql import GraphQLInputObjectType, GraphQLObjectType, get_named_type, is_required_argument
 
-from authz import requirements
 from authz.scope import grant_facts
 from db.unit_of_work import Row, UnitOfWork
 from resolvers.judging import judge, open_field
-from resolvers.performing import reason_of, typed
+from resolvers.performing import needed, reason_of, typed
 from resolvers.registry import COMMANDS
 from schema.build import console
 from schema.errors import ConsoleError
@@ -119,10 +118,10 @@ def _attempt(
     command.authorize(act, target)
     command.validate(act, target)
     command.check(act, target)
-    if rule.dual is None or verdict.grant is None:
+    if verdict.grant is None:
         return None
     facts = {**target.facts, **offer.measured, **grant_facts(verdict.grant)}
-    return requirements.required(rule.dual[0], facts, target.protected, book=act.snapshot.approvals, gates=target.gates)
+    return needed(act, rule, target, facts, target.gates)
 
 
 def _act(binding: Binding, wanted: Any, now: datetime) -> Act[Any]:

@@ -208,6 +208,10 @@ class Act(Generic[Input]):
         """What another person holds now, whatever his token would say."""
         return self.snapshot.grants_of(staff_id, self.uow.now)
 
+    def holders(self, *roles: str) -> list[str]:
+        """Ids of everybody who holds one of these roles now, wherever."""
+        return [person for person in self.snapshot.staff if any(grant.role in roles for grant in self.standing(person))]
+
 
 @dataclass(frozen=True)
 class Offer:

@@ -9,7 +9,6 @@ from schema.errors import ConsoleError
 from services.command import Act, Command, Result, Target
 from services.telling import raise_alert
 
-_ANSWERING: Final = frozenset({"ADMIN", "AUDITOR"})
 _QUIET_SECONDS: Final = 600  # one alert a cause in ten minutes: a quarantine that fills would bury everything else
 _RECENT = """
 SELECT 1 FROM alert WHERE kind = 'AUDIT_CHAIN' AND target_id = $1 AND created_at > $2::timestamptz - make_interval(secs => $3)
@@ -38,11 +37,6 @@ class RaiseChainAlarm(Command[AlarmInput]):
         return target
 
     async def execute(self, act: Act[AlarmInput], target: Target, entity_id: str | None) -> Result:
-        answering = [
-            staff_id
-            for staff_id in act.snapshot.staff
-            if any(grant.role in _ANSWERING for grant in act.standing(staff_id))
-        ]
         await raise_alert(
             act.uow,
             "AUDIT_CHAIN",
@@ -50,6 +44,6 @@ class RaiseChainAlarm(Command[AlarmInput]):
             city_id=None,
             target=("AuditLog", act.input.code),
             summary=f"{act.input.code}: {act.input.text}",
-            recipients=answering,
+            recipients=act.holders("ADMIN", "AUDITOR"),
         )
         return Result()

@@ -15,7 +15,6 @@ WINDOW: Final = timedelta(days=30)
 QUIET: Final = timedelta(days=7)
 LEAST: Final = 10  # decided requests of the requester; below it one colleague on duty would look like a friend
 PERCENT: Final = 80
-_AUDITOR: Final = "AUDITOR"
 
 _PAIRS = (
     "SELECT * FROM pairs_of($1, $2, $3, $4) WHERE NOT told AND decided >= $5 AND agreed * 100 > decided * $6 ORDER BY 1"
@@ -32,9 +31,7 @@ async def watch(act: Act[Any], requester_id: str, city_id: str | None) -> None:
     if not await _found(act, requester_id):
         return
     await act.uow.execute(_LOCK, requester_id)
-    auditors = [
-        person for person in act.snapshot.staff if any(grant.role == _AUDITOR for grant in act.standing(person))
-    ]
+    auditors = act.holders("AUDITOR")
     for pair in await _found(act, requester_id):
         await raise_alert(
             act.uow,
